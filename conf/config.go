@@ -1,0 +1,61 @@
+// Package conf turns configuration text, VyOS's set lines or its brace form,
+// into a checked Config. It is pure: files are read by its callers, the
+// system's interfaces are asked for through System.
+package conf
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is one checked "service conntrack-sync" tree. Nothing downstream
+// meets an unchecked value.
+type Config struct {
+	AcceptProtocols      []uint8        `json:"accept_protocols"` // layer-4 numbers, sorted; empty: all
+	IgnoreAddresses      []netip.Prefix `json:"ignore_addresses"` // host bits masked off
+	Interfaces           []Interface    `json:"interfaces"`       // in order of appearance, at least one
+	ListenAddresses      []netip.Addr   `json:"listen_addresses"` // unicast only; empty: any
+	McastGroup           netip.Addr     `json:"mcast_group"`
+	SyncGroup            string         `json:"sync_group"`
+	ExpectSync           []string       `json:"expect_sync"` // words of the tree; "all" is expanded; empty: off
+	DisableExternalCache bool           `json:"disable_external_cache"`
+	DisableSyslog        bool           `json:"disable_syslog"`
+	StartupResync        bool           `json:"startup_resync"`
+	EventQueueMB         int            `json:"event_queue_mb"`
+	EventQueueSet        bool           `json:"event_queue_set"` // the operator wrote it
+	SyncQueueMB          int            `json:"sync_queue_mb"`
+	PurgeTimeout         time.Duration  `json:"purge_timeout"`
+}
+
+// Interface is one sync interface.
+type Interface struct {
+	Name string     `json:"name"`
+	Peer netip.Addr `json:"peer"` // invalid: multicast
+	Port uint16     `json:"port"`
+}
+
+// Defaults of nodes that were not given.
+const (
+	DefaultPort         = 3780
+	DefaultEventQueueMB = 128
+	DefaultSyncQueueMB  = 16
+	DefaultPurgeTimeout = 60 * time.Second
+)
+
+// DefaultMcastGroup is the group used where none is given.
+var DefaultMcastGroup = netip.AddrFrom4([4]byte{225, 0, 0, 50})
+
+// Multicast reports whether the sync link uses the multicast group; the check
+// has made sure that all interfaces agree.
+func (c *Config) Multicast() bool {
+	return len(c.Interfaces) > 0 && !c.Interfaces[0].Peer.IsValid()
+}
+
+// System answers what the checks must know of the machine.
+type System interface {
+	// Addrs returns the addresses of the named interface; ok is false when
+	// there is no such interface.
+	Addrs(name string) (addrs []netip.Addr, ok bool)
+	// Local reports whether the address is assigned to any interface.
+	Local(addr netip.Addr) bool
+}

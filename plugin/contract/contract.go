@@ -1,0 +1,76 @@
+// Package contract is what a host and the engine process agree on: the Engine
+// interface, the go-plugin handshake, and the gRPC adapters on both sides.
+// Protobuf stays inside the adapters.
+//
+// Flows cross as protobuf messages in batches. Settings, statistics and status
+// cross as the JSON documents they already are for the operator: one schema
+// serves both, and an older side skips members it does not know.
+package contract
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// Settings is all the engine is told: the operator's configuration, and what
+// the shim learned elsewhere.
+type Settings struct {
+	conf.Config
+	// VirtualAddresses are the addresses keepalived moves. Where none are
+	// known no flow is excluded for ending at this router.
+	VirtualAddresses []netip.Addr `json:"virtual_addresses"`
+}
+
+// Table names a cache, or both.
+type Table uint8
+
+// The tables an operation can be about.
+const (
+	Both Table = iota
+	Internal
+	External
+)
+
+// Engine is the plugin, as its host sees it. Every method may be called from
+// any goroutine; each returns when its work is done, or with ctx's error.
+type Engine interface {
+	// Configure starts the engine, or applies changed settings to a running
+	// one without dropping its caches. At the first call the internal cache is
+	// filled from the kernel.
+	Configure(ctx context.Context, s Settings) error
+	// SetRole tells the role of a sync group, one of keepalived's words.
+	SetRole(ctx context.Context, group, role string) error
+	// Commit writes the external cache into the kernel and returns when the
+	// last entry is written, those included that arrived meanwhile. A second
+	// call while one runs waits for that one and runs again.
+	Commit(ctx context.Context) (stats.Commit, error)
+	// Flush empties caches. The peers are told of what leaves the internal one.
+	Flush(ctx context.Context, t Table) error
+	// Resync compares the internal cache with the kernel's table and mends it;
+	// peers are sent the differences.
+	Resync(ctx context.Context) error
+	// Bulk sends the whole internal cache to the peers. It returns when the
+	// copy has been handed to the link or queued behind live updates.
+	Bulk(ctx context.Context) error
+	// RequestResync asks the peers for their tables.
+	RequestResync(ctx context.Context) error
+	// ShortenTimers arms the purge; a second call while armed changes nothing.
+	// Commit, and Flush of Both or Internal, disarm it.
+	ShortenTimers(ctx context.Context) error
+	// Flows hands the entries of one cache over in batches; fn must not keep
+	// the slice.
+	Flows(ctx context.Context, t Table, fn func([]flow.Flow) error) error
+	// Statistics and Status are snapshots.
+	Statistics(ctx context.Context) (stats.Statistics, error)
+	Status(ctx context.Context) (stats.Engine, error)
+	// Ping answers at once when the engine's loop is alive: it waits for
+	// nothing but the lock that serves events.
+	Ping(ctx context.Context) error
+	// Stop ends the engine in order: sockets closed, nothing left running. The
+	// process exits afterwards.
+	Stop(ctx context.Context) error
+}

@@ -1,0 +1,134 @@
+// Package stats holds what the engine counts and what it says of itself. The
+// types are plain values with JSON tags: the same documents cross the plugin's
+// RPC, the control socket and reach the operator as --json.
+package stats
+
+// Cache counts one cache. Active is the number of entries now; the others
+// only grow, re-insertions included, and survive a flush.
+type Cache struct {
+	Active          uint64 `json:"active"`
+	Created         uint64 `json:"created"`
+	CreatedFailed   uint64 `json:"created_failed"`
+	Updated         uint64 `json:"updated"`
+	UpdatedFailed   uint64 `json:"updated_failed"`
+	Destroyed       uint64 `json:"destroyed"`
+	DestroyedFailed uint64 `json:"destroyed_failed"`
+}
+
+// Traffic sums the kernel's accounting of flows that ended
+// (nf_conntrack_acct).
+type Traffic struct {
+	Bytes   uint64 `json:"bytes"`
+	Packets uint64 `json:"packets"`
+}
+
+// Channel counts the datagrams of the active sync interface; bytes are UDP
+// payload.
+type Channel struct {
+	Type        string `json:"type"` // multicast or udp
+	Device      string `json:"device"`
+	BytesSent   uint64 `json:"bytes_sent"`
+	BytesRecv   uint64 `json:"bytes_recv"`
+	PacketsSent uint64 `json:"packets_sent"`
+	PacketsRecv uint64 `json:"packets_recv"`
+	ErrorsSent  uint64 `json:"errors_sent"`
+	ErrorsRecv  uint64 `json:"errors_recv"`
+	// Refused counts datagrams thrown away before they were parsed, by reason.
+	Refused map[string]uint64 `json:"refused,omitempty"`
+}
+
+// Tracking counts damaged and missing messages. Lost counts each missing
+// message once, also those recovered afterwards.
+type Tracking struct {
+	Malformed uint64 `json:"malformed"`
+	Lost      uint64 `json:"lost"`
+}
+
+// Main is one statistics block: connections, or expectations. Exactly one of
+// CacheExternal and ExternalInject is set.
+type Main struct {
+	CacheInternal  Cache    `json:"cache_internal"`
+	CacheExternal  *Cache   `json:"cache_external,omitempty"`
+	ExternalInject *Cache   `json:"external_inject,omitempty"`
+	Traffic        Traffic  `json:"traffic"`
+	Channel        Channel  `json:"channel"`
+	Tracking       Tracking `json:"tracking"`
+}
+
+// Statistics is the answer of "show conntrack-sync statistics".
+type Statistics struct {
+	Main   Main  `json:"main"`
+	Expect *Main `json:"expect,omitempty"` // only with expect-sync
+	// Drops counts everything thrown away or missed, by reason.
+	Drops map[string]uint64 `json:"drops,omitempty"`
+	// Excluded counts kernel events about flows that are never replicated, by class.
+	Excluded map[string]uint64 `json:"excluded,omitempty"`
+	// Session counts the work of the reliable session.
+	Session map[string]uint64 `json:"session,omitempty"`
+}
+
+// Commit is the account of the last commit of the external cache.
+type Commit struct {
+	At         string         `json:"at"` // RFC 3339
+	Entries    int            `json:"entries"`
+	Created    int            `json:"created"`
+	Updated    int            `json:"updated"`
+	Recreated  int            `json:"recreated"`
+	Refused    map[string]int `json:"refused,omitempty"`
+	DurationMS float64        `json:"duration_ms"`
+}
+
+// Peer is what is known of a node on the sync link.
+type Peer struct {
+	Address     string `json:"address"`
+	Protocol    string `json:"protocol"` // conntrackd
+	LastHeardMS int64  `json:"last_heard_ms"`
+	Alive       bool   `json:"alive"`
+	Unacked     int    `json:"unacknowledged"`
+}
+
+// Engine is what the engine says of itself; the shim makes a Status of it.
+type Engine struct {
+	Peers     []Peer  `json:"peers"`
+	Commit    *Commit `json:"commit,omitempty"`
+	Filling   bool    `json:"filling,omitempty"`   // the internal cache is being read from the kernel
+	Refilling bool    `json:"refilling,omitempty"` // a full copy of the peer's table is under way
+	Purge     string  `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
+}
+
+// Readiness says whether this node would carry the traffic now.
+type Readiness struct {
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons"`
+}
+
+// Configuration names what is loaded and what was refused since.
+type Configuration struct {
+	Files  []string `json:"files"`
+	Errors []string `json:"errors"`
+}
+
+// Plugin describes the engine process.
+type Plugin struct {
+	PID      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts"`
+	UpSince  string `json:"up_since,omitempty"` // RFC 3339
+}
+
+// Status is the answer of "show conntrack-sync status".
+type Status struct {
+	SyncInterface  string   `json:"sync_interface"` // SyncInterfaces joined with ", "
+	SyncInterfaces []string `json:"sync_interfaces"`
+	Failover       string   `json:"failover_mechanism"` // vrrp
+	SyncGroup      string   `json:"sync_group"`
+	LastTransition string   `json:"last_transition"` // "" before the first
+	SyncProtocols  []string `json:"sync_protocols"`  // expectations, in printing order
+
+	Role          string        `json:"role"`
+	Since         string        `json:"since,omitempty"`
+	Configuration Configuration `json:"configuration"`
+	Plugin        Plugin        `json:"plugin"`
+	Peers         []Peer        `json:"peers"`
+	Readiness     Readiness     `json:"readiness"`
+	Commit        *Commit       `json:"commit,omitempty"`
+}
