@@ -1,0 +1,56 @@
+package cache
+
+import "github.com/conntrack-sync/conntrack-sync/sync/flow"
+
+// NewGeneration begins a comparison with the whole truth: from now on every
+// entry that is put, merged or touched belongs to the new generation, and those
+// that still are Old when the comparison ends were not in it.
+func (t *Table) NewGeneration() { t.gen++ }
+
+// Old reports whether the entry was not put, merged or touched since the last
+// NewGeneration.
+func (t *Table) Old(r Ref) bool { return t.at(r).gen != t.gen }
+
+// Renew makes the entry one of the current generation.
+func (t *Table) Renew(r Ref) { t.at(r).gen = t.gen }
+
+// Dirty reports whether the entry changed since it was last cleaned.
+func (t *Table) Dirty(r Ref) bool { return t.at(r).flags&flagDirty != 0 }
+
+// Clean marks the entry as written.
+func (t *Table) Clean(r Ref) {
+	if rec := t.at(r); rec.flags&flagDirty != 0 {
+		rec.flags &^= flagDirty
+		t.dirty--
+	}
+}
+
+// DirtyCount is the number of dirty entries.
+func (t *Table) DirtyCount() int { return t.dirty }
+
+// Note returns the owner's word about the entry, 0 at first.
+func (t *Table) Note(r Ref) uint32 { return t.at(r).note }
+
+// SetNote sets it. A Put under the same key clears it.
+func (t *Table) SetNote(r Ref, n uint32) { t.at(r).note = n }
+
+// Key returns the key of the entry.
+func (t *Table) Key(r Ref) flow.Key { return t.at(r).key }
+
+// ID returns the kernel's id of the entry; ok is false when it is not known.
+func (t *Table) ID(r Ref) (id uint32, ok bool) {
+	rec := t.at(r)
+	return rec.id, rec.has&flow.HasID != 0
+}
+
+// Since is the time of the insertion in Unix seconds.
+func (t *Table) Since(r Ref) int64 { return int64(t.at(r).since) }
+
+// Timeout is the last timeout that was merged, in seconds.
+func (t *Table) Timeout(r Ref) uint32 { return t.at(r).timeout }
+
+// TCPState is the state of a TCP entry.
+func (t *Table) TCPState(r Ref) uint8 { return t.at(r).tcp.State }
+
+// HasMaster reports whether the entry is the child of another flow.
+func (t *Table) HasMaster(r Ref) bool { return t.at(r).has&flow.HasMaster != 0 }

@@ -1,0 +1,221 @@
+package cache
+
+import (
+	"net/netip"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"pgregory.net/rapid"
+)
+
+func udp(i int) flow.Flow {
+	src := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+	f := flow.Flow{
+		Orig: flow.MakeTuple(flow.ProtoUDP, src, netip.AddrFrom4([4]byte{203, 0, 113, 10}), 1000, 53),
+		Has:  flow.HasStatus | flow.HasTimeout | flow.HasReply,
+	}
+	f.Reply = f.Orig.Inverse()
+	return f
+}
+
+// TestModel drives a table and a map of whole flows with the same operations
+// and wants them equal after each.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tab, model := New(0), map[flow.Key]flow.Flow{}
+		var created, destroyed, updated uint64
+		draw := func(t *rapid.T) flow.Flow {
+			f := udp(rapid.IntRange(0, 40).Draw(t, "flow"))
+			f.Zone = uint16(rapid.IntRange(0, 1).Draw(t, "zone"))
+			f.Status = rapid.Uint32().Draw(t, "status")
+			if rapid.Bool().Draw(t, "extra") {
+				f.Has |= flow.HasHelper | flow.HasSeqAdj
+				f.Helper = flow.MakeHelper(rapid.StringMatching("[a-z]{1,11}").Draw(t, "helper"))
+				f.SeqAdjOrig.OffsetAfter = rapid.Int32().Draw(t, "offset")
+			}
+			return f
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"put": func(t *rapid.T) {
+				f := draw(t)
+				f.Since = 7
+				_, had := model[f.Key()]
+				_, replaced, err := tab.Put(&f, 7)
+				if err != nil || replaced != had {
+					t.Fatalf("put %v: replaced %v, model %v, err %v", f.Orig, replaced, had, err)
+				}
+				created++
+				if had {
+					destroyed++
+				}
+				model[f.Key()] = f
+			},
+			"merge": func(t *rapid.T) {
+				f := draw(t)
+				f.Has |= flow.HasMark
+				f.Mark = 9
+				k := f.Key()
+				r := tab.Find(&k)
+				m, had := model[k]
+				if (r != 0) != had {
+					t.Fatalf("find %v: %v, model %v", f.Orig, r, had)
+				}
+				if had {
+					tab.Merge(r, &f)
+					m.Merge(&f)
+					model[k] = m
+					updated++
+				}
+			},
+			"delete": func(t *rapid.T) {
+				f := draw(t)
+				k := f.Key()
+				if r := tab.Find(&k); r != 0 {
+					tab.Delete(r)
+					delete(model, k)
+					destroyed++
+				}
+			},
+			"": func(t *rapid.T) {
+				seen := 0
+				for r := tab.First(); r != 0; r = tab.Next(r) {
+					var f flow.Flow
+					tab.Load(r, &f)
+					if want := model[f.Key()]; f != want {
+						t.Fatalf("table has\n%+v, model\n%+v", f, want)
+					}
+					seen++
+				}
+				s := tab.Stats()
+				if seen != len(model) || tab.Len() != len(model) || s.Created != created ||
+					s.Destroyed != destroyed || s.Updated != updated {
+					t.Fatalf("%d entries walked, %+v, model %d", seen, s, len(model))
+				}
+			},
+		})
+	})
+}
+
+func TestGenerationsFindWhatWasNotRenewed(t *testing.T) {
+	tab := New(0)
+	a, b, c := udp(1), udp(2), udp(3)
+	tab.Put(&a, 1)
+	rb, _, _ := tab.Put(&b, 1)
+	tab.NewGeneration()
+	tab.Merge(rb, &b)
+	rc, _, _ := tab.Put(&c, 2)
+	ka := a.Key()
+	if !tab.Old(tab.Find(&ka)) || tab.Old(rb) || tab.Old(rc) {
+		t.Fatal("only the entry that was neither merged nor put is old")
+	}
+}
+
+func TestDirtyCountsWhatCommitMustWrite(t *testing.T) {
+	tab := New(0)
+	a, b := udp(1), udp(2)
+	ra, _, _ := tab.Put(&a, 1)
+	rb, _, _ := tab.Put(&b, 1)
+	tab.Clean(ra)
+	tab.Clean(ra)
+	if tab.DirtyCount() != 1 || tab.Dirty(ra) || !tab.Dirty(rb) {
+		t.Fatal("one of two is clean")
+	}
+	tab.Merge(ra, &a)
+	tab.Put(&b, 2)
+	tab.Delete(rb)
+	if tab.DirtyCount() != 1 || !tab.Dirty(ra) {
+		t.Fatalf("dirty %d after merge and delete", tab.DirtyCount())
+	}
+}
+
+func TestFull(t *testing.T) {
+	tab := New(1)
+	a, b := udp(1), udp(2)
+	tab.Put(&a, 1)
+	if _, _, err := tab.Put(&b, 1); err != ErrFull || tab.Stats().CreatedFailed != 1 {
+		t.Fatalf("second put of a table for one: %v, %+v", err, tab.Stats())
+	}
+	if _, _, err := tab.Put(&a, 1); err != nil {
+		t.Fatalf("replacing needs no room: %v", err)
+	}
+}
+
+func TestHotPathAllocatesNothing(t *testing.T) {
+	tab := New(0)
+	flows := make([]flow.Flow, 1000)
+	for i := range flows {
+		flows[i] = udp(i)
+		tab.Put(&flows[i], 1)
+	}
+	n := testing.AllocsPerRun(10, func() {
+		var f flow.Flow
+		for i := range flows[1:] {
+			k := flows[i].Key()
+			r := tab.Find(&k)
+			tab.Merge(r, &flows[i])
+			tab.Load(r, &f)
+			tab.Delete(r)
+			tab.Put(&flows[i], 1)
+		}
+	})
+	if n != 0 {
+		t.Fatalf("%v allocations for a round of 1000 flows", n)
+	}
+}
+
+func TestRecordsHoldNoPointers(t *testing.T) {
+	if s := unsafe.Sizeof(record{}); s > 128 {
+		t.Fatalf("a record takes %d bytes", s)
+	}
+	tab := New(0)
+	for i := range 200_000 {
+		f := udp(i)
+		tab.Put(&f, 1)
+	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	// A scanned table would show in the live heap's pointers; its objects are
+	// few whatever the number of flows.
+	if m.HeapObjects > 100_000 {
+		t.Fatalf("%d heap objects for 200,000 flows", m.HeapObjects)
+	}
+	runtime.KeepAlive(tab)
+}
+
+func BenchmarkPutFindDelete(b *testing.B) {
+	tab := New(0)
+	for i := range 1 << 17 {
+		f := udp(i)
+		tab.Put(&f, 1)
+	}
+	b.ReportAllocs()
+	i := 1 << 17
+	for b.Loop() {
+		f := udp(i)
+		r, _, _ := tab.Put(&f, 1)
+		k := f.Key()
+		if tab.Find(&k) != r {
+			b.Fatal("lost")
+		}
+		tab.Delete(r)
+		i++
+	}
+}
+
+func BenchmarkMerge(b *testing.B) {
+	tab := New(0)
+	flows := make([]flow.Flow, 1<<17)
+	for i := range flows {
+		flows[i] = udp(i)
+		tab.Put(&flows[i], 1)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		f := &flows[i&(1<<17-1)]
+		k := f.Key()
+		tab.Merge(tab.Find(&k), f)
+	}
+}
