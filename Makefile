@@ -1,0 +1,67 @@
+# conntrack-sync. `make demo` and `make test` install what they need (as root,
+# on Debian 12) and do everything else from a fresh clone.
+
+GO        ?= go
+BIN       := $(CURDIR)/bin
+VERSION   ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   := -s -w -X main.version=$(VERSION)
+FUZZTIME  ?= 20s
+PACKAGES  := ./...
+UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v '/integration')
+
+export CGO_ENABLED ?= 0
+
+.PHONY: build test unit race integration check fuzz bench proto demo demo-clean install-tools clean
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./host/conntrack-sync ./plugin/conntrack-sync-plugin
+
+install-tools:
+	@sh integration/install.sh
+
+# Everything there is to test. Without root the privileged tests are skipped and
+# named at the end; with CI=true a skipped one is a failure.
+test: install-tools build check race integration
+
+unit:
+	$(GO) test $(UNIT)
+
+# The race detector needs cgo and a C compiler.
+race:
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(UNIT)
+
+integration: build
+	@sh integration/run.sh $(GO)
+
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet $(PACKAGES)
+	$(GO) tool staticcheck $(PACKAGES)
+	@impure=$$($(GO) list -deps ./sync/flow ./sync/wire ./sync/ftfw ./sync/cache ./sync/stats ./sync/engine ./conf ./host/show | \
+	  grep -xE 'net|os/exec|.*(mdlayher|ti-mo|fsnotify|google.golang.org/grpc|go-plugin).*'); \
+	  if [ -n "$$impure" ]; then echo "the pure core imports: $$impure"; exit 1; fi
+
+fuzz:
+	@sh integration/fuzz.sh $(GO) $(FUZZTIME)
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./sync/...
+
+# The generated code is committed; `make proto` makes it anew from engine.proto.
+proto:
+	mkdir -p $(BIN)/tools
+	$(GO) build -o $(BIN)/tools/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
+	$(GO) build -o $(BIN)/tools/protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	PATH=$(BIN)/tools:$$PATH protoc -I plugin/enginepb --go_out=plugin/enginepb --go_opt=paths=source_relative \
+	  --go-grpc_out=plugin/enginepb --go-grpc_opt=paths=source_relative plugin/enginepb/engine.proto
+
+demo: install-tools build
+	$(GO) build -trimpath -o $(BIN)/demo ./integration/demo
+	KEEP=$(KEEP) $(BIN)/demo
+
+demo-clean:
+	$(BIN)/demo clean
+
+clean:
+	rm -rf $(BIN)
