@@ -34,6 +34,15 @@ type Interface struct {
 	Port uint16     `json:"port"`
 }
 
+// Settings is all the engine is told: the operator's configuration, and what
+// the shim learned elsewhere.
+type Settings struct {
+	Config
+	// VirtualAddresses are the addresses keepalived moves. Where none are
+	// known no flow is excluded for ending at this router.
+	VirtualAddresses []netip.Addr `json:"virtual_addresses"`
+}
+
 // Defaults of nodes that were not given.
 const (
 	DefaultPort         = 3780

@@ -9,30 +9,24 @@ package contract
 
 import (
 	"context"
-	"net/netip"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
-// Settings is all the engine is told: the operator's configuration, and what
-// the shim learned elsewhere.
-type Settings struct {
-	conf.Config
-	// VirtualAddresses are the addresses keepalived moves. Where none are
-	// known no flow is excluded for ending at this router.
-	VirtualAddresses []netip.Addr `json:"virtual_addresses"`
-}
-
-// Table names a cache, or both.
-type Table uint8
+// Settings and Table are defined where the engine, which knows nothing of RPC,
+// can name them too.
+type (
+	Settings = conf.Settings
+	Table    = flow.Table
+)
 
 // The tables an operation can be about.
 const (
-	Both Table = iota
-	Internal
-	External
+	Both     = flow.Both
+	Internal = flow.Internal
+	External = flow.External
 )
 
 // Engine is the plugin, as its host sees it. Every method may be called from

@@ -54,3 +54,19 @@ func (t *Table) TCPState(r Ref) uint8 { return t.at(r).tcp.State }
 
 // HasMaster reports whether the entry is the child of another flow.
 func (t *Table) HasMaster(r Ref) bool { return t.at(r).has&flow.HasMaster != 0 }
+
+// Soil makes the entry dirty again: what was written did not take effect.
+func (t *Table) Soil(r Ref) {
+	if rec := t.at(r); rec.flags&flagDirty == 0 {
+		rec.flags |= flagDirty
+		t.dirty++
+	}
+}
+
+// Detach empties the table, counts its entries as destroyed, and returns them
+// as a table of their own.
+func (t *Table) Detach() *Table {
+	old := *t
+	t.Clear()
+	return &old
+}

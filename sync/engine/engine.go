@@ -1,0 +1,228 @@
+// Package engine joins kernel, caches, session and link: it captures this
+// node's flows and replicates them, keeps the peer's, and writes those into
+// the kernel when its node takes over. It implements the plugin contract. What
+// it needs of the world it declares as Kernel and Link and is given; it opens
+// no socket itself.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
+)
+
+// Kernel is what the engine needs from conntrack, no more. Slices handed to
+// the callbacks are reused after they return.
+type Kernel interface {
+	// Events blocks until ctx ends. Lost events come as flow.ErrOverrun with no
+	// batch, and reading goes on.
+	Events(ctx context.Context, fn func(batch []flow.Event, err error)) error
+	// Dump hands the whole table over.
+	Dump(ctx context.Context, fn func([]flow.Flow) error) error
+	// Apply writes a batch; what is not named in Failed took effect.
+	Apply(ctx context.Context, batch []flow.Change) (flow.Applied, error)
+	// LocalAddrs returns the addresses of this host; WatchAddrs calls fn
+	// whenever they changed, until ctx ends.
+	LocalAddrs() ([]netip.Addr, error)
+	WatchAddrs(ctx context.Context, fn func()) error
+	// SetEventBuffer asks for room for events and returns what was given.
+	SetEventBuffer(bytes int) (int, error)
+	Close() error
+}
+
+// Link is the sync link: datagrams to and from the peers. Batches handed to
+// the callback are reused after it returns.
+type Link interface {
+	Receive(ctx context.Context, fn func(batch [][]byte, from []netip.AddrPort)) error
+	Send(batch [][]byte) error
+	MaxPayload() int
+	Stats() stats.Channel
+	Close() error
+}
+
+// LinkConfig says how to open a Link.
+type LinkConfig struct {
+	Interface   conf.Interface
+	Group       netip.Addr // of a multicast link
+	Listen      []netip.Addr
+	BufferBytes int
+}
+
+// Options are the engine's surroundings.
+type Options struct {
+	OpenKernel func() (Kernel, error)
+	OpenLink   func(LinkConfig) (Link, error)
+	// InterfaceAddrs returns the addresses of a sync interface; nil means none
+	// are known.
+	InterfaceAddrs func(name string) []netip.Addr
+	Log            *slog.Logger     // nil discards
+	Now            func() time.Time // nil: time.Now
+}
+
+// Engine is one node's replication. Make one with New; it does nothing until
+// Configure.
+//
+// One lock guards session and caches. The readers of kernel and link take it
+// once a batch and work on their own thread: handing batches to a central
+// goroutine would cost a thread switch each, which is most of what a quiet
+// flow costs. Long work (commit, full copies, comparisons) takes it for a
+// slice at a time.
+type Engine struct {
+	opt Options
+	log *slog.Logger
+
+	life   context.Context // ends with Stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	configMu sync.Mutex // one Configure or Stop at a time
+	commitMu sync.Mutex // one commit at a time
+	refillMu sync.Mutex // one comparison at a time
+
+	kernel Kernel // set once, by the first Configure
+
+	mu        sync.Mutex // guards everything below
+	settings  *settings
+	filter    filter
+	link      Link
+	linkDown  context.CancelFunc // ends the link's reader
+	session   *ftfw.Session
+	internal  *cache.Table
+	external  *cache.Table
+	out       []ftfw.Out
+	packer    wire.Packer
+	msgs      []wire.Message
+	scratch   flow.Flow
+	flushed   *cache.Table // what left the internal cache by a flush and may still live
+	role      string
+	reign     time.Time // end of the last reign as MASTER, zero if there was none
+	peer      netip.Addr
+	drops     drops
+	traffic   stats.Traffic
+	fill      fill
+	flushedAt time.Time
+	copyIn    copyIn
+	copyOut   copyOut
+	buffer    eventBuffer
+	purge     purge
+	commit    *stats.Commit
+	wroteAt   time.Time // end of the last commit
+	ignored   uint64    // expectation messages of the peer
+}
+
+// master is the role in which a node's own table is the truth.
+const master = "MASTER"
+
+var errNotConfigured = errors.New("the engine is not configured")
+
+// New makes an engine.
+func New(opt Options) *Engine {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if opt.InterfaceAddrs == nil {
+		opt.InterfaceAddrs = func(string) []netip.Addr { return nil }
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{opt: opt, log: opt.Log, internal: cache.New(0), external: cache.New(0)}
+	e.session = ftfw.New(rand.Uint32())
+	e.life, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+// now reads the clock.
+func (e *Engine) now() time.Time { return e.opt.Now() }
+
+// spawn runs fn until Stop; an error other than the end of its context is
+// logged.
+func (e *Engine) spawn(ctx context.Context, what string, fn func(context.Context) error) {
+	e.wg.Go(func() {
+		if err := fn(ctx); err != nil && ctx.Err() == nil {
+			e.log.Error(what+" ended", "err", err)
+		}
+	})
+}
+
+// tickEvery is how often the session's timers are looked at.
+const tickEvery = 100 * time.Millisecond
+
+func (e *Engine) tickLoop(ctx context.Context) error {
+	t := time.NewTicker(tickEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+			e.tick()
+		}
+	}
+}
+
+func (e *Engine) tick() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	e.obey(now, e.session.Tick(now))
+	e.transmit(now)
+	e.watchCopy(now)
+	e.watchPurge(now)
+	e.watchFill(now)
+}
+
+// Ping answers once the lock that serves events can be had.
+func (e *Engine) Ping(context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return nil
+}
+
+// SetRole remembers the role of a sync group.
+func (e *Engine) SetRole(_ context.Context, group, role string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.role != role {
+		e.log.Info("role", "group", group, "role", role, "was", e.role)
+	}
+	if e.role == master && role != master {
+		e.reign = e.now()
+	}
+	e.role = role
+	return nil
+}
+
+// Stop ends everything the engine started and waits for it.
+func (e *Engine) Stop(context.Context) error {
+	e.configMu.Lock()
+	defer e.configMu.Unlock()
+	e.cancel()
+	var err error
+	e.mu.Lock()
+	link := e.link
+	e.mu.Unlock()
+	if link != nil {
+		err = link.Close()
+	}
+	if e.kernel != nil {
+		err = errors.Join(err, e.kernel.Close())
+	}
+	e.wg.Wait()
+	if err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}

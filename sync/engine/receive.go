@@ -1,0 +1,76 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
+)
+
+// onDatagrams takes a batch from the link: session, then external cache.
+func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.now()
+	for i, d := range batch {
+		var errs wire.Errors
+		e.msgs, errs = wire.Split(d, e.msgs[:0])
+		e.drops.malformed += errs.Total()
+		if len(e.msgs) == 0 {
+			continue
+		}
+		e.peer = from[i].Addr()
+		rd := e.session.Receive(now, e.msgs)
+		e.deliver(now, rd.Deliver)
+		e.obey(now, rd)
+	}
+	e.transmit(now)
+}
+
+// deliver applies the peer's messages to the external cache.
+func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
+	for i := range msgs {
+		m := &msgs[i]
+		if m.Type >= wire.ExpNew {
+			e.ignored++
+			continue
+		}
+		if err := wire.ParseFlow(m.Body, &e.scratch); err != nil {
+			e.drops.malformed++
+			continue
+		}
+		e.apply(now, m.Type, &e.scratch)
+	}
+}
+
+// apply does what one message says. CT_NEW and CT_UPD both mean "this is the
+// flow now"; the first word about a flow is often an update.
+func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
+	k := f.Key()
+	r := e.external.Find(&k)
+	switch {
+	case t == wire.CTDel:
+		if r != 0 {
+			e.external.Delete(r)
+		}
+	case r != 0 && t == wire.CTUpd:
+		e.renewed(now, r)
+		e.external.Merge(r, f)
+	default:
+		if r != 0 {
+			e.renewed(now, r)
+		}
+		if _, _, err := e.external.Put(f, now.Unix()); err != nil {
+			e.drops.cacheFull++
+		}
+	}
+}
+
+// renewed tells the running full copy that it still brings what was known.
+func (e *Engine) renewed(now time.Time, r cache.Ref) {
+	if e.external.Old(r) {
+		e.copyIn.renewed = now
+	}
+}

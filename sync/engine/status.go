@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// drops counts what was thrown away or missed, by reason.
+type drops struct {
+	malformed  uint64
+	cacheFull  uint64
+	overruns   uint64
+	swept      uint64
+	linkLogged time.Time
+}
+
+// Statistics is a snapshot of the counters.
+func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.settings == nil {
+		return stats.Statistics{}, errNotConfigured
+	}
+	external := e.external.Stats()
+	c := &e.session.Counters
+	return stats.Statistics{
+		Main: stats.Main{
+			CacheInternal: e.internal.Stats(),
+			CacheExternal: &external,
+			Traffic:       e.traffic,
+			Channel:       e.link.Stats(),
+			Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost},
+		},
+		Drops: map[string]uint64{
+			"cache_full":         e.drops.cacheFull,
+			"event_overruns":     e.drops.overruns,
+			"expectations":       e.ignored,
+			"far_sequence":       c.Far,
+			"packets_before":     c.Before,
+			"resend_queue_full":  c.Overflow,
+			"swept_after_a_copy": e.drops.swept,
+		},
+		Excluded: e.excluded(),
+		Session: map[string]uint64{
+			"nacks_sent":    c.Nacks,
+			"resent":        c.Resent,
+			"unanswered":    c.Unanswered,
+			"peer_restarts": c.Restarts,
+		},
+	}, nil
+}
+
+func (e *Engine) excluded() map[string]uint64 {
+	m := map[string]uint64{}
+	for c := classKeep + 1; c < classes; c++ {
+		m[c.String()] = e.filter.excluded[c]
+	}
+	return m
+}
+
+// Status is a snapshot of what the engine is about.
+func (e *Engine) Status(context.Context) (stats.Engine, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.settings == nil {
+		return stats.Engine{}, errNotConfigured
+	}
+	now := e.now()
+	s := stats.Engine{Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
+	if e.purge.armed {
+		s.Purge = e.purge.due.Format(time.RFC3339)
+	}
+	if heard := e.session.Heard(); !heard.IsZero() {
+		s.Peers = append(s.Peers, stats.Peer{
+			Address: e.peer.String(), Protocol: "conntrackd", Alive: e.session.Alive(now),
+			LastHeardMS: now.Sub(heard).Milliseconds(), Unacked: e.session.Unacked(),
+		})
+	}
+	return s, nil
+}
