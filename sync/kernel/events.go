@@ -1,0 +1,93 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	eventReads = 64   // datagrams a system call
+	eventSize  = 2048 // the largest event seen has some 500 bytes
+	eventBatch = 1024 // events handed over at once
+)
+
+// Events reads conntrack events until ctx ends and hands them over in the
+// kernel's order: at once when there are few, up to 1024 when the reader is
+// behind. The slice is reused. Lost events come as flow.ErrOverrun, then reading
+// goes on. Call it once.
+func (c *Conn) Events(ctx context.Context, fn func(batch []flow.Event, err error)) error {
+	r, err := newReader(c.events, eventReads, eventSize)
+	if err != nil {
+		return err
+	}
+	defer interrupt(ctx, c.events)()
+	l := &listener{conn: c, r: r, d: newDecoder(), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid}
+	for {
+		err := l.fill()
+		if len(l.batch) > 0 {
+			fn(l.batch, nil)
+		}
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			fn(nil, flow.ErrOverrun)
+		case err != nil:
+			return cause(ctx, fmt.Errorf("read conntrack events: %w", err))
+		}
+	}
+}
+
+type listener struct {
+	conn  *Conn
+	r     *reader
+	d     *decoder
+	batch []flow.Event
+	own   uint32
+}
+
+// fill waits for events and takes what is there, as long as it fits.
+func (l *listener) fill() error {
+	l.batch = l.batch[:0]
+	for poll := false; len(l.batch)+eventReads <= cap(l.batch); poll = true {
+		n, err := l.r.read(poll)
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			l.take(i)
+		}
+		if n < eventReads && len(l.batch) > 0 {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (l *listener) take(i int) {
+	b, cut := l.r.datagram(i)
+	if cut {
+		l.conn.truncated++
+		l.conn.log.Error("a conntrack event is larger than the reader's buffer and was lost", "bytes", eventSize)
+		return
+	}
+	for {
+		m, rest, ok := nextMessage(b)
+		if !ok {
+			return
+		}
+		b = rest
+		if !m.isFlow() || len(l.batch) == cap(l.batch) {
+			continue
+		}
+		l.batch = l.batch[:len(l.batch)+1]
+		ev := &l.batch[len(l.batch)-1]
+		ev.Type, ev.Own = m.event(), m.pid == l.own
+		if err := m.decode(l.d, &ev.Flow); err != nil {
+			l.batch = l.batch[:len(l.batch)-1]
+			l.conn.log.Error("a conntrack event cannot be read", "err", err)
+		}
+	}
+}
