@@ -1,0 +1,78 @@
+package contract
+
+import (
+	"context"
+	"fmt"
+
+	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+)
+
+// Name is the engine's name among a plugin process's services.
+const Name = "engine"
+
+// Version is the version of the contract. A host and an engine of different
+// versions refuse each other at launch.
+const Version = 1
+
+// Handshake makes sure that host and process mean each other.
+var Handshake = goplugin.HandshakeConfig{
+	ProtocolVersion:  Version,
+	MagicCookieKey:   "CONNTRACK_SYNC_PLUGIN",
+	MagicCookieValue: "3780",
+}
+
+// adapter is the Engine as go-plugin knows it.
+type adapter struct {
+	goplugin.NetRPCUnsupportedPlugin
+	engine   Engine // in the plugin process
+	detached func()
+}
+
+var _ goplugin.GRPCPlugin = (*adapter)(nil)
+
+func (a *adapter) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
+	pb.RegisterEngineServer(s, &server{engine: a.engine, detached: a.detached})
+	return nil
+}
+
+func (a *adapter) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, cc *grpc.ClientConn) (any, error) {
+	return &client{rpc: pb.NewEngineClient(cc)}, nil
+}
+
+// Plugins is the set of services, for a host with a nil engine.
+func Plugins(engine Engine, detached func()) goplugin.PluginSet {
+	return goplugin.PluginSet{Name: &adapter{engine: engine, detached: detached}}
+}
+
+// Serve runs the plugin process until the host is done with it. detached is
+// called when the host disappears without a word. Nothing may be written to
+// stdout before.
+func Serve(engine Engine, detached func()) {
+	goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig: Handshake,
+		Plugins:         Plugins(engine, detached),
+		GRPCServer:      goplugin.DefaultGRPCServer,
+		Logger:          hclog.NewNullLogger(),
+	})
+}
+
+// Connect returns the Engine of a launched plugin process and stays attached to
+// it until ctx ends: that end is what tells the process that its host is gone.
+func Connect(ctx context.Context, p *goplugin.Client) (Engine, error) {
+	rpc, err := p.Client()
+	if err != nil {
+		return nil, fmt.Errorf("launch the engine: %w", err)
+	}
+	raw, err := rpc.Dispense(Name)
+	if err != nil {
+		return nil, fmt.Errorf("reach the engine: %w", err)
+	}
+	c := raw.(*client)
+	if err := c.attach(ctx); err != nil {
+		return nil, fmt.Errorf("attach to the engine: %w", err)
+	}
+	return c, nil
+}
