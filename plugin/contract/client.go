@@ -114,12 +114,20 @@ func (c *client) Flows(ctx context.Context, t Table, fn func([]flow.Flow) error)
 	}
 }
 
-// attach holds the stream whose end tells the engine that its host is gone.
-func (c *client) attach(ctx context.Context) error {
+// attach holds the stream whose end tells the engine that its host is gone;
+// gone is closed when the process ends or ctx does.
+func (c *client) attach(ctx context.Context) (gone <-chan struct{}, err error) {
 	stream, err := c.rpc.Attach(ctx, empty)
 	if err != nil {
-		return unwrap(err)
+		return nil, unwrap(err)
 	}
-	_, err = stream.Recv()
-	return unwrap(err)
+	if _, err := stream.Recv(); err != nil {
+		return nil, unwrap(err)
+	}
+	ch := make(chan struct{})
+	go func() {
+		defer close(ch)
+		_, _ = stream.Recv()
+	}()
+	return ch, nil
 }

@@ -59,20 +59,21 @@ func Serve(engine Engine, detached func()) {
 	})
 }
 
-// Connect returns the Engine of a launched plugin process and stays attached to
+// Connect launches a plugin process, returns its Engine and stays attached to
 // it until ctx ends: that end is what tells the process that its host is gone.
-func Connect(ctx context.Context, p *goplugin.Client) (Engine, error) {
+// gone is closed when the process has ended, however that came about.
+func Connect(ctx context.Context, p *goplugin.Client) (e Engine, gone <-chan struct{}, err error) {
 	rpc, err := p.Client()
 	if err != nil {
-		return nil, fmt.Errorf("launch the engine: %w", err)
+		return nil, nil, fmt.Errorf("launch the engine: %w", err)
 	}
 	raw, err := rpc.Dispense(Name)
 	if err != nil {
-		return nil, fmt.Errorf("reach the engine: %w", err)
+		return nil, nil, fmt.Errorf("reach the engine: %w", err)
 	}
 	c := raw.(*client)
-	if err := c.attach(ctx); err != nil {
-		return nil, fmt.Errorf("attach to the engine: %w", err)
+	if gone, err = c.attach(ctx); err != nil {
+		return nil, nil, fmt.Errorf("attach to the engine: %w", err)
 	}
-	return c, nil
+	return c, gone, nil
 }

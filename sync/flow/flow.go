@@ -91,8 +91,9 @@ type DCCP struct{ State, Role uint8 }
 
 // SeqAdj is the sequence adjustment of one direction.
 type SeqAdj struct {
-	Pos                       uint32
-	OffsetBefore, OffsetAfter int32
+	Pos          uint32 `json:"pos"`
+	OffsetBefore int32  `json:"offset_before"`
+	OffsetAfter  int32  `json:"offset_after"`
 }
 
 // Synproxy holds the three numbers of a SYNPROXY flow.

@@ -1,0 +1,108 @@
+// Command conntrack-sync-plugin is the engine process. It is launched by a
+// host (see package shim) and does nothing when started by hand.
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/sync/engine"
+	"github.com/conntrack-sync/conntrack-sync/sync/kernel"
+	"github.com/conntrack-sync/conntrack-sync/sync/udp"
+)
+
+var version = "unknown" // set by the linker
+
+// The edges fit what the engine declares.
+var (
+	_ engine.Kernel   = (*kernel.Conn)(nil)
+	_ engine.Link     = (*udp.Conn)(nil)
+	_ contract.Engine = (*engine.Engine)(nil)
+)
+
+func main() {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: hclogForm}))
+	e := engine.New(engine.Options{
+		OpenKernel:     func() (engine.Kernel, error) { return kernel.Open(log) },
+		OpenLink:       openLink,
+		InterfaceAddrs: interfaceAddrs,
+		Log:            log,
+	})
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	go func() {
+		<-term
+		exit(e)
+	}()
+	log.Debug("engine started", "version", version)
+	contract.Serve(e, func() { exit(e) })
+	exit(e)
+}
+
+// exit stops the engine in order, but not for longer than a host waits.
+func exit(e *engine.Engine) {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		_ = e.Stop(context.Background())
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(time.Second):
+	}
+	os.Exit(0)
+}
+
+// hclogForm names the members as the host's logger expects them.
+func hclogForm(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) > 0 {
+		return a
+	}
+	switch a.Key {
+	case slog.TimeKey:
+		return slog.String("@timestamp", a.Value.Time().Format("2006-01-02T15:04:05.000000Z07:00"))
+	case slog.LevelKey:
+		return slog.String("@level", strings.ToLower(a.Value.String()))
+	case slog.MessageKey:
+		a.Key = "@message"
+	}
+	return a
+}
+
+func openLink(c engine.LinkConfig) (engine.Link, error) {
+	cfg := udp.Config{Interface: c.Interface.Name, Peer: c.Interface.Peer, Listen: c.Listen,
+		Port: c.Interface.Port, BufferBytes: c.BufferBytes}
+	if !cfg.Peer.IsValid() {
+		cfg.Group = c.Group
+	}
+	link, err := udp.Open(cfg)
+	if err != nil {
+		return nil, err // not a typed nil in the interface
+	}
+	return link, nil
+}
+
+func interfaceAddrs(name string) (addrs []netip.Addr) {
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil
+	}
+	nets, err := dev.Addrs()
+	if err != nil {
+		return nil
+	}
+	for _, n := range nets {
+		if p, err := netip.ParsePrefix(n.String()); err == nil {
+			addrs = append(addrs, p.Addr().Unmap())
+		}
+	}
+	return addrs
+}

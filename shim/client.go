@@ -1,0 +1,110 @@
+package shim
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// Client talks to the control socket of a running shim.
+type Client struct{ http http.Client }
+
+// Dial returns a client of the shim with this run directory. The connection is
+// made by the first call, which fails with ErrNotRunning if nobody listens.
+func Dial(runDir string) *Client {
+	return &Client{http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "unix", socketPath(runDir))
+			if err != nil {
+				return nil, fmt.Errorf("%w (%w)", ErrNotRunning, err)
+			}
+			return c, nil
+		},
+	}}}
+}
+
+func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://conntrack-sync"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, ErrNotRunning):
+		return nil, ErrNotRunning
+	case err != nil:
+		return nil, err
+	case resp.StatusCode != http.StatusOK:
+		defer resp.Body.Close()
+		var f failure
+		if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
+			return nil, fmt.Errorf("conntrack-sync answers %s", resp.Status)
+		}
+		return nil, errors.New(f.Error)
+	}
+	return resp, nil
+}
+
+func get[T any](ctx context.Context, c *Client, method, path string) (v T, err error) {
+	resp, err := c.do(ctx, method, path)
+	if err != nil {
+		return v, err
+	}
+	defer resp.Body.Close()
+	return v, json.NewDecoder(resp.Body).Decode(&v)
+}
+
+// Status asks for the status.
+func (c *Client) Status(ctx context.Context) (stats.Status, error) {
+	return get[stats.Status](ctx, c, http.MethodGet, "/status")
+}
+
+// Statistics asks for the counters.
+func (c *Client) Statistics(ctx context.Context) (stats.Statistics, error) {
+	return get[stats.Statistics](ctx, c, http.MethodGet, "/statistics")
+}
+
+// Commit writes the external cache into the kernel.
+func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
+	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")
+}
+
+// Do runs one of the other verbs: flush (with ?table=), resync, bulk,
+// request-resync, shorten-timers.
+func (c *Client) Do(ctx context.Context, verb string) error {
+	_, err := get[struct{}](ctx, c, http.MethodPost, "/"+verb)
+	return err
+}
+
+// Flows hands over the entries of a cache, "internal" or "external".
+func (c *Client) Flows(ctx context.Context, cache string, fn func(flow.Flow) error) error {
+	resp, err := c.do(ctx, http.MethodGet, "/cache/"+cache)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var f failure
+		if json.Unmarshal(lines.Bytes(), &f) == nil && f.Error != "" {
+			return errors.New(f.Error)
+		}
+		var fl flow.Flow
+		if err := json.Unmarshal(lines.Bytes(), &fl); err != nil {
+			return fmt.Errorf("read an entry: %w", err)
+		}
+		if err := fn(fl); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}

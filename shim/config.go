@@ -1,0 +1,169 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/conf/confwatch"
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+// machine answers the configuration checks from this machine.
+type machine struct{}
+
+func (machine) Addrs(name string) ([]netip.Addr, bool) {
+	dev, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, false
+	}
+	nets, _ := dev.Addrs()
+	return plain(nets), true
+}
+
+func (machine) Local(a netip.Addr) bool {
+	nets, _ := net.InterfaceAddrs()
+	for _, l := range plain(nets) {
+		if l == a {
+			return true
+		}
+	}
+	return false
+}
+
+func plain(nets []net.Addr) (addrs []netip.Addr) {
+	for _, n := range nets {
+		if p, err := netip.ParsePrefix(n.String()); err == nil {
+			addrs = append(addrs, p.Addr().Unmap())
+		}
+	}
+	return addrs
+}
+
+// Machine is the machine the program runs on, for checks outside a Shim.
+func Machine() conf.System { return machine{} }
+
+// firstConfig loads the configuration at the start; errors are returned, one a
+// line.
+func (s *Shim) firstConfig() error {
+	files, err := confwatch.Read(s.opt.ConfDir)
+	if err != nil {
+		s.log.Warn("configuration directory cannot be read, waiting for it", "err", err)
+		return nil
+	}
+	if !s.load(files) {
+		errs := make([]error, len(s.problems))
+		for i, p := range s.problems {
+			errs[i] = errors.New(p)
+		}
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+func (s *Shim) watchConfig(ctx context.Context) error {
+	first := true
+	return confwatch.Watch(ctx, s.opt.ConfDir, func(files []conf.File, err error) {
+		if err != nil {
+			if !first {
+				s.log.Error("configuration kept: the directory cannot be read", "err", err)
+			}
+			return
+		}
+		first = false
+		if s.load(files) {
+			s.configureEngine(ctx)
+		}
+	})
+}
+
+// load parses the files and makes them the settings; ok is false when they
+// cannot be used, and then nothing but the list of problems changes.
+func (s *Shim) load(files []conf.File) (ok bool) {
+	cfg, warnings, problems := conf.Parse(files, s.opt.system)
+	var lines, names []string
+	for _, w := range warnings {
+		s.log.Warn("configuration", "warning", w.String())
+	}
+	for _, p := range problems {
+		lines = append(lines, p.String())
+		s.log.Error("configuration refused, the running one is kept", "problem", p.String())
+	}
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	s.change(func() {
+		s.problems = lines
+		if len(problems) > 0 {
+			return
+		}
+		s.files = names
+		var next *contract.Settings
+		if cfg != nil {
+			next = &contract.Settings{Config: *cfg, VirtualAddresses: s.virtualAddresses(cfg.SyncGroup)}
+		}
+		if s.settings != nil && next != nil && s.settings.SyncGroup != next.SyncGroup {
+			s.role, s.since = vrrpwatch.Change{}, time.Time{}
+		}
+		s.settings = next
+	})
+	return len(problems) == 0
+}
+
+// virtualAddresses reads the group's addresses from keepalived.conf, where
+// there is one.
+func (s *Shim) virtualAddresses(group string) []netip.Addr {
+	if s.opt.KeepalivedConf == "" {
+		return nil
+	}
+	k, _, err := vrrpwatch.ReadKeepalived(s.opt.KeepalivedConf)
+	if err != nil {
+		s.log.Info("keepalived's configuration is not known", "err", err)
+		return nil
+	}
+	if len(k.Groups) > 0 && !k.HasGroup(group) {
+		s.log.Warn("keepalived.conf has no such sync group", "group", group, "file", s.opt.KeepalivedConf)
+	}
+	return k.VirtualAddresses("")
+}
+
+// members are the instances of a sync group.
+func (s *Shim) members(group string) []string {
+	if s.opt.KeepalivedConf == "" {
+		return nil
+	}
+	k, _, err := vrrpwatch.ReadKeepalived(s.opt.KeepalivedConf)
+	if err != nil {
+		return nil
+	}
+	return k.Members(group)
+}
+
+// configureEngine gives changed settings to the running engine. Where there is
+// none the supervisor gives them to the next.
+func (s *Shim) configureEngine(ctx context.Context) {
+	var engine contract.Engine
+	var settings *contract.Settings
+	s.view(func() { engine, settings = s.engine, s.settings })
+	if engine == nil || settings == nil {
+		return
+	}
+	s.mu.Lock()
+	same := reflect.DeepEqual(s.applied, *settings)
+	s.mu.Unlock()
+	if same {
+		return
+	}
+	if err := engine.Configure(ctx, *settings); err != nil {
+		s.log.Error("the engine keeps its former configuration", "err", err)
+		s.change(func() { s.problems = append(s.problems, err.Error()) })
+		return
+	}
+	s.change(func() { s.applied = *settings })
+	s.log.Info("configuration applied", "lines", settings.SetLines())
+}

@@ -1,0 +1,135 @@
+package shim
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
+
+// Texts an operator knows from VyOS.
+var (
+	ErrNotRunning    = errors.New("conntrack-sync is not running")
+	ErrNotConfigured = errors.New("conntrack-sync is not configured!")
+	errNoEngine      = errors.New("the engine is not running at the moment; see the log, it is started again by itself")
+)
+
+func socketPath(runDir string) string { return filepath.Join(runDir, "control.sock") }
+
+// serveControl serves the operator's verbs: HTTP over a unix socket that only
+// the owner of the process can open. Documents are those of package stats,
+// flows one JSON object a line.
+func (s *Shim) serveControl(ctx context.Context) error {
+	path := socketPath(s.opt.RunDir)
+	_ = os.Remove(path) // the lock says that its owner is gone
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	srv := &http.Server{Handler: s.routes(), BaseContext: func(net.Listener) context.Context { return ctx }}
+	stop := context.AfterFunc(ctx, func() {
+		done, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if srv.Shutdown(done) != nil {
+			_ = srv.Close()
+		}
+	})
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return ctx.Err()
+}
+
+func (s *Shim) routes() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		st, err := s.Status(r.Context())
+		answer(w, st, err)
+	})
+	m.HandleFunc("GET /statistics", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		st, err := e.Statistics(r.Context())
+		answer(w, st, err)
+	}))
+	m.HandleFunc("GET /cache/internal", s.withEngine(flows(contract.Internal)))
+	m.HandleFunc("GET /cache/external", s.withEngine(flows(contract.External)))
+	m.HandleFunc("POST /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		c, err := e.Commit(r.Context())
+		answer(w, c, err)
+	}))
+	m.HandleFunc("POST /flush", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		t := map[string]contract.Table{"internal": contract.Internal, "external": contract.External}[r.FormValue("table")]
+		answer(w, struct{}{}, e.Flush(r.Context(), t))
+	}))
+	for path, call := range map[string]func(contract.Engine, context.Context) error{
+		"POST /resync": contract.Engine.Resync, "POST /bulk": contract.Engine.Bulk,
+		"POST /request-resync": contract.Engine.RequestResync, "POST /shorten-timers": contract.Engine.ShortenTimers,
+	} {
+		m.HandleFunc(path, s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+			answer(w, struct{}{}, call(e, r.Context()))
+		}))
+	}
+	return m
+}
+
+// withEngine serves what needs the engine.
+func (s *Shim) withEngine(fn func(http.ResponseWriter, *http.Request, contract.Engine)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var e contract.Engine
+		configured := false
+		s.view(func() { e, configured = s.engine, s.settings != nil })
+		switch {
+		case !configured:
+			answer(w, nil, ErrNotConfigured)
+		case e == nil:
+			answer(w, nil, errNoEngine)
+		default:
+			fn(w, r, e)
+		}
+	}
+}
+
+type failure struct {
+	Error string `json:"error"`
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		v = failure{err.Error()}
+	}
+	_ = json.NewEncoder(w).Encode(v) // a client that went away needs no answer
+}
+
+// flows streams a cache. An error in the middle is the stream's last line.
+func flows(t contract.Table) func(http.ResponseWriter, *http.Request, contract.Engine) {
+	return func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		buf := bufio.NewWriterSize(w, 64<<10)
+		enc := json.NewEncoder(buf)
+		err := e.Flows(r.Context(), t, func(batch []flow.Flow) error {
+			for i := range batch {
+				if err := enc.Encode(batch[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			_ = enc.Encode(failure{err.Error()})
+		}
+		_ = buf.Flush()
+	}
+}

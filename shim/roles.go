@@ -1,0 +1,176 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+// watchRoles takes the changes of the configured sync group.
+func (s *Shim) watchRoles(ctx context.Context) error {
+	w := vrrpwatch.New(vrrpwatch.Options{
+		StateDir: s.opt.StateDir,
+		FIFO:     s.opt.VRRPFIFO,
+		Group:    s.group,
+		Members:  s.members,
+		Log:      s.log,
+		Now:      s.opt.Now,
+	})
+	return w.Run(ctx, s.onRole)
+}
+
+func (s *Shim) group() (g string) {
+	s.view(func() {
+		if s.settings != nil {
+			g = s.settings.SyncGroup
+		}
+	})
+	return g
+}
+
+// onRole records a change and leaves the work to follow. The record comes
+// first: it is the time the transition began.
+func (s *Shim) onRole(c vrrpwatch.Change) {
+	if c.Group != s.group() {
+		return
+	}
+	host, _ := os.Hostname()
+	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
+	if err := s.recordTransition(c); err != nil {
+		s.log.Error("record the transition", "err", err)
+	}
+	s.change(func() {
+		s.role, s.since = c, s.opt.Now()
+		s.roleSerial++
+	})
+}
+
+// lastTransition is a file of one line, VyOS's.
+const lastTransition = "last-transition"
+
+func (s *Shim) recordTransition(c vrrpwatch.Change) error {
+	line := fmt.Sprintf("%s at %s\n", c.State, s.opt.Now().Format("Mon Jan _2 15:04:05 MST 2006"))
+	path := filepath.Join(s.opt.RunDir, lastTransition)
+	tmp := filepath.Join(s.opt.RunDir, "."+lastTransition)
+	if err := os.WriteFile(tmp, []byte(line), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// follow brings the engine into the state the role asks for: the last role
+// wins. A newer role cancels the sequence that runs; an engine that died during
+// one gets it again after its restart.
+func (s *Shim) follow(ctx context.Context) error {
+	served := 0 // serial of the engine that knows the role
+	for {
+		var (
+			engine       contract.Engine
+			serial, want int
+			role         vrrpwatch.Change
+			done         bool
+		)
+		wake := s.view(func() {
+			engine, serial, want, role = s.engine, s.serial, s.roleSerial, s.role
+			done = s.doneSerial == want
+		})
+		if engine != nil && want > 0 && (!done || served != serial) {
+			if s.runSequence(ctx, engine, serial, want, s.sequence(engine, role, done)) {
+				served = serial
+				s.change(func() { s.doneSerial = want })
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		}
+	}
+}
+
+// step is one call of a sequence.
+type step struct {
+	name string
+	call func(context.Context) error
+}
+
+// sequence is what a role asks of the engine. repeated says that the role's
+// work was done already, by an engine that is gone. A role from before our
+// start is met by an engine that holds nothing to commit.
+func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool) []step {
+	setRole := step{"tell the role", func(ctx context.Context) error { return e.SetRole(ctx, role.Group, string(role.State)) }}
+	bulk := step{"send everything to the peers", e.Bulk}
+	resync := step{"refill the internal cache from the kernel", e.Resync}
+	ask := step{"ask the peers for their tables", e.RequestResync}
+	purge := step{"start the timed purge", e.ShortenTimers}
+	switch {
+	case role.State == vrrpwatch.Master && repeated:
+		return []step{setRole, bulk}
+	case role.State == vrrpwatch.Master && role.Stamp.Before(s.start):
+		return []step{setRole, resync, bulk}
+	case role.State == vrrpwatch.Master:
+		commit := step{"commit the external cache", func(ctx context.Context) error {
+			_, err := e.Commit(ctx)
+			return err
+		}}
+		flush := step{"flush both caches", func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}
+		return []step{setRole, commit, flush, resync, bulk}
+	case repeated:
+		return []step{setRole, ask}
+	case role.State == vrrpwatch.Backup:
+		return []step{setRole, purge, ask}
+	case role.State == vrrpwatch.Fault:
+		return []step{setRole, purge}
+	}
+	return []step{setRole}
+}
+
+// runSequence runs the steps; a step that fails is logged and the next one
+// runs. ended is false when a newer role or the engine's end cut it short.
+func (s *Shim) runSequence(ctx context.Context, e contract.Engine, serial, want int, steps []step) (ended bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for current := true; current; {
+			wake := s.view(func() { current = s.serial == serial && s.roleSerial == want })
+			if !current {
+				cancel()
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-wake:
+			}
+		}
+	}()
+	began := s.opt.Now()
+	for _, st := range steps {
+		at := s.opt.Now()
+		err := st.call(ctx)
+		if ctx.Err() != nil {
+			s.log.Info("sequence cut short", "at", st.name)
+			return false
+		}
+		if errors.Is(err, contract.ErrGone) {
+			<-ctx.Done() // the supervisor will say so
+			return false
+		}
+		if err != nil {
+			s.log.Error("step failed, going on", "step", st.name, "err", err)
+			continue
+		}
+		s.log.Info("step done", "step", st.name, "ms", millis(s.opt.Now().Sub(at)))
+	}
+	s.log.Info("sequence done", "ms", millis(s.opt.Now().Sub(began)))
+	return true
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

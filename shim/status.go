@@ -1,0 +1,104 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+// Status says what this node is about.
+func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
+	var (
+		st         stats.Status
+		engine     contract.Engine
+		configured bool
+		role       vrrpwatch.State
+	)
+	s.view(func() {
+		configured = s.settings != nil
+		if !configured {
+			return
+		}
+		engine, role = s.engine, s.role.State
+		st = s.configuredStatus()
+	})
+	if !configured {
+		return st, ErrNotConfigured
+	}
+	st.LastTransition = s.lastTransition()
+	var e stats.Engine
+	if engine != nil {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		var err error
+		if e, err = engine.Status(ctx); err != nil {
+			s.log.Warn("the engine does not say its status", "err", err)
+			engine = nil
+		}
+	}
+	st.Peers, st.Commit = e.Peers, e.Commit
+	if st.Peers == nil {
+		st.Peers = []stats.Peer{}
+	}
+	st.Readiness = readiness(role, engine != nil, &e)
+	return st, nil
+}
+
+// configuredStatus is the part that is known here; mu is held.
+func (s *Shim) configuredStatus() stats.Status {
+	st := stats.Status{
+		Failover: "vrrp", SyncGroup: s.settings.SyncGroup, SyncProtocols: append([]string{}, s.settings.ExpectSync...),
+		Role: "UNKNOWN", Plugin: s.process,
+		Configuration: stats.Configuration{Files: append([]string{}, s.files...), Errors: append([]string{}, s.problems...)},
+	}
+	for _, i := range s.settings.Interfaces {
+		st.SyncInterfaces = append(st.SyncInterfaces, i.Name)
+	}
+	st.SyncInterface = strings.Join(st.SyncInterfaces, ", ")
+	if s.role.State != "" {
+		st.Role = string(s.role.State)
+		st.Since = s.since.Format(time.RFC3339)
+	}
+	return st
+}
+
+func (s *Shim) lastTransition() string {
+	b, err := os.ReadFile(filepath.Join(s.opt.RunDir, lastTransition))
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	return line
+}
+
+// readiness says whether this node would carry the traffic now, and if not why.
+// A node that hears no peer is ready: nobody else would take over.
+func readiness(role vrrpwatch.State, engine bool, e *stats.Engine) stats.Readiness {
+	r := stats.Readiness{Reasons: []string{}}
+	alive := false
+	for _, p := range e.Peers {
+		alive = alive || p.Alive
+	}
+	add := func(ok bool, why string) { r.Ready, r.Reasons = ok, append(r.Reasons, why) }
+	switch {
+	case !engine:
+		add(role == vrrpwatch.Master, "the engine is not running")
+	case e.Filling:
+		add(role == vrrpwatch.Master, "the internal cache is being read from the kernel")
+	case role == vrrpwatch.Master:
+		add(true, "MASTER")
+	case !alive:
+		add(true, "no peer is heard")
+	case e.Refilling:
+		add(false, "the peer's table is still being copied")
+	default:
+		add(true, "a peer is heard and its table was copied")
+	}
+	return r
+}
