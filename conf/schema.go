@@ -1,0 +1,103 @@
+package conf
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+)
+
+type kind int
+
+const (
+	plain kind = iota // has children only
+	flag              // its presence is its value
+	leaf              // one value, the last one given
+	multi             // a list of values
+	tag               // a list of named blocks
+	entry             // one named block: a plain node that stays when emptied
+)
+
+// row describes one node below service conntrack-sync.
+type row struct {
+	path  string // "*" stands for the name of a tag's block
+	kind  kind
+	value func(word string) (canonical string, err error) // of leaf, multi and tag
+	set   func(c *Config, canonical string)               // below interface: acts on the one added last
+}
+
+// schema is the whole tree.
+var schema = []row{
+	{"", plain, nil, nil},
+	{"accept-protocol", multi, checkProtocol, setProtocol},
+	{"disable-external-cache", flag, nil, func(c *Config, _ string) { c.DisableExternalCache = true }},
+	{"disable-syslog", flag, nil, func(c *Config, _ string) { c.DisableSyslog = true }},
+	{"event-listen-queue-size", leaf, checkQueue, setEventQueue},
+	{"expect-sync", multi, checkExpect, func(c *Config, s string) { c.ExpectSync = append(c.ExpectSync, s) }},
+	{"failover-mechanism", plain, nil, nil},
+	{"failover-mechanism vrrp", plain, nil, nil},
+	{"failover-mechanism vrrp sync-group", leaf, checkGroup, func(c *Config, s string) { c.SyncGroup = s }},
+	{"ignore-address", multi, checkIgnore, setIgnore},
+	{"interface", tag, checkInterface, setInterface},
+	{"interface *", entry, nil, nil},
+	{"interface * peer", leaf, checkPeer, func(c *Config, s string) { lastInterface(c).Peer = netip.MustParseAddr(s) }},
+	{"interface * port", leaf, checkPort, func(c *Config, s string) { lastInterface(c).Port = uint16(mustInt(s)) }},
+	{"listen-address", multi, checkAddr, setListen},
+	{"mcast-group", leaf, checkMcast, func(c *Config, s string) { c.McastGroup = netip.MustParseAddr(s) }},
+	{"purge-timeout", leaf, checkPurge, func(c *Config, s string) { c.PurgeTimeout = time.Duration(mustInt(s)) * time.Second }},
+	{"startup-resync", flag, nil, func(c *Config, _ string) { c.StartupResync = true }},
+	{"sync-queue-size", leaf, checkQueue, func(c *Config, s string) { c.SyncQueueMB = mustInt(s) }},
+}
+
+var rowOf = func() map[string]*row {
+	m := make(map[string]*row, len(schema))
+	for i := range schema {
+		m[schema[i].path] = &schema[i]
+	}
+	return m
+}()
+
+// below returns the row of a child; for a tag the word is a block's name.
+// It is nil where the tree has no such node.
+func (r *row) below(word string) *row {
+	switch {
+	case r.kind == tag:
+		return rowOf[r.path+" *"]
+	case r.path == "":
+		return rowOf[word]
+	case word == "*":
+		return nil
+	}
+	return rowOf[r.path+" "+word]
+}
+
+func setProtocol(c *Config, s string) {
+	n, _ := protocolNumber(s)
+	c.AcceptProtocols = append(c.AcceptProtocols, n)
+}
+
+func setEventQueue(c *Config, s string) {
+	c.EventQueueMB, c.EventQueueSet = mustInt(s), true
+}
+
+func setIgnore(c *Config, s string) {
+	c.IgnoreAddresses = append(c.IgnoreAddresses, netip.MustParsePrefix(s))
+}
+
+func setListen(c *Config, s string) {
+	c.ListenAddresses = append(c.ListenAddresses, netip.MustParseAddr(s))
+}
+
+func setInterface(c *Config, s string) {
+	c.Interfaces = append(c.Interfaces, Interface{Name: s, Port: DefaultPort})
+}
+
+func lastInterface(c *Config) *Interface { return &c.Interfaces[len(c.Interfaces)-1] }
+
+// mustInt reads a canonical number, which its check has passed.
+func mustInt(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		panic("unchecked number " + s)
+	}
+	return n
+}

@@ -1,0 +1,115 @@
+// Command conntrack-sync is the reference host, and the operator's command:
+// "run" keeps the engine running, the other verbs talk to it.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+var version = "unknown" // set by the linker
+
+// env is the world of a run.
+type env struct {
+	stdout, stderr io.Writer
+	now            func() time.Time
+	executable     func() (string, error)
+}
+
+func main() {
+	started := time.Now() // of a notification; the first thing that happens
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	code := run(ctx, env{stdout: os.Stdout, stderr: os.Stderr, now: func() time.Time { return started }, executable: os.Executable}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// usageError makes the exit status 2.
+type usageError struct{ error }
+
+const defaultRunDir = "/run/conntrack-sync"
+
+// run carries out a command line: 0 is success, 1 a failure, 2 a wrong use.
+func run(ctx context.Context, e env, args []string) (exitCode int) {
+	root := newRoot(&e)
+	root.SetArgs(args)
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(e.stderr, "conntrack-sync: %v (try --help)\n", err)
+		return 2
+	}
+	fmt.Fprintln(e.stderr, err)
+	return 1
+}
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "conntrack-sync",
+		Short:         "Connection-state failover for router pairs that keepalived manages",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noArgs,
+		RunE:          needVerb,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	o := &options{env: e}
+	root.PersistentFlags().StringVar(&o.runDir, "run-dir", defaultRunDir, "directory of the control socket")
+	root.AddCommand(runCommand(o), checkCommand(o), notifyCommand(o), showCommand(o), versionCommand(o))
+	root.AddCommand(verbCommands(o)...)
+	return root
+}
+
+// options are what the verbs share.
+type options struct {
+	*env
+	runDir string
+	json   bool
+}
+
+func (o *options) jsonFlag(c *cobra.Command) *cobra.Command {
+	c.Flags().BoolVar(&o.json, "json", false, "print one JSON document")
+	return c
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown word %q", args[0])}
+	}
+	return nil
+}
+
+// needVerb is for commands that only group others.
+func needVerb(c *cobra.Command, _ []string) error {
+	return usageError{fmt.Errorf("%s: a verb is missing", c.CommandPath())}
+}
+
+// exactly demands a number of words.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("want %s", what)}
+		}
+		return nil
+	}
+}
+
+func versionCommand(o *options) *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+		_, err := fmt.Fprintln(o.stdout, version)
+		return err
+	}}
+}

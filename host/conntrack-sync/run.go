@@ -1,0 +1,153 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/conf/confwatch"
+	"github.com/conntrack-sync/conntrack-sync/host"
+	"github.com/conntrack-sync/conntrack-sync/shim"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+	"github.com/spf13/cobra"
+)
+
+const (
+	defaultConfDir    = "/etc/conntrack-sync/conf.d"
+	defaultStateDir   = defaultRunDir + "/state"
+	defaultKeepalived = "/etc/keepalived/keepalived.conf"
+	pluginName        = "conntrack-sync-plugin"
+	libexec           = "/usr/libexec/conntrack-sync"
+)
+
+func runCommand(o *options) *cobra.Command {
+	var h host.Options
+	c := &cobra.Command{Use: "run", Short: "Run in the foreground until SIGTERM", Args: noArgs}
+	f := c.Flags()
+	f.StringVar(&h.ConfDir, "conf-dir", defaultConfDir, "directory of *.conf, watched")
+	f.StringVar(&h.StateDir, "state-dir", defaultStateDir, "directory of keepalived's state files, watched")
+	f.StringVar(&h.StateOwner, "state-owner", "root", "user who may write state files")
+	f.StringVar(&h.Plugin, "plugin", "", "engine binary (default: next to this one, else in "+libexec+")")
+	f.StringVar(&h.KeepalivedConf, "keepalived-conf", defaultKeepalived, "read for virtual addresses and groups if it exists")
+	f.StringVar(&h.VRRPFIFO, "vrrp-fifo", "", "fifo that keepalived writes (vrrp_notify_fifo)")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		h.RunDir = o.runDir
+		if h.Plugin == "" {
+			h.Plugin = o.findPlugin()
+		}
+		if _, err := os.Stat(h.Plugin); err != nil {
+			return fmt.Errorf("engine binary: %w; name it with --plugin", err)
+		}
+		h.Log = slog.New(slog.NewTextHandler(o.stderr, nil))
+		return host.Load(c.Context(), h).Wait()
+	}
+	return c
+}
+
+// findPlugin looks next to this binary, then in libexec.
+func (o *options) findPlugin() string {
+	if self, err := o.executable(); err == nil {
+		if p := filepath.Join(filepath.Dir(self), pluginName); exists(p) {
+			return p
+		}
+	}
+	return filepath.Join(libexec, pluginName)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func checkCommand(o *options) *cobra.Command {
+	var confDir, keepalived string
+	c := &cobra.Command{Use: "check", Short: "Check the configuration and say what it means", Args: noArgs}
+	c.Flags().StringVar(&confDir, "conf-dir", defaultConfDir, "directory of *.conf")
+	c.Flags().StringVar(&keepalived, "keepalived-conf", defaultKeepalived, "keepalived's configuration")
+	c.RunE = func(*cobra.Command, []string) error {
+		files, err := confwatch.Read(confDir)
+		if err != nil {
+			return err
+		}
+		cfg, warnings, problems := conf.Parse(files, shim.Machine())
+		for _, w := range warnings {
+			fmt.Fprintf(o.stderr, "warning: %s\n", w)
+		}
+		if len(problems) > 0 {
+			lines := make([]string, len(problems))
+			for i, p := range problems {
+				lines[i] = p.String()
+			}
+			return errors.New(strings.Join(lines, "\n"))
+		}
+		if cfg == nil {
+			return shim.ErrNotConfigured
+		}
+		for _, l := range cfg.SetLines() {
+			fmt.Fprintln(o.stdout, l)
+		}
+		return o.checkKeepalived(keepalived, cfg.SyncGroup)
+	}
+	return c
+}
+
+// checkKeepalived says what is understood of keepalived.conf.
+func (o *options) checkKeepalived(path, group string) error {
+	k, warnings, err := vrrpwatch.ReadKeepalived(path)
+	if errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintf(o.stdout, "# %s does not exist: no virtual addresses are known\n", path)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(o.stderr, "warning: %s\n", w)
+	}
+	if !k.HasGroup(group) {
+		names := make([]string, len(k.Groups))
+		for i, g := range k.Groups {
+			names[i] = g.Name
+		}
+		return fmt.Errorf("%s has no vrrp_sync_group %s; it has: %s", path, group, strings.Join(names, " "))
+	}
+	fmt.Fprintf(o.stdout, "# %s: group %s has members %s and moves %v\n",
+		path, group, strings.Join(k.Members(group), " "), k.VirtualAddresses(group))
+	return nil
+}
+
+func notifyCommand(o *options) *cobra.Command {
+	var stateDir string
+	c := &cobra.Command{
+		Use:   "notify [--state-dir DIR] GROUP|INSTANCE NAME STATE PRIO",
+		Short: "Record a role; for keepalived's notify",
+		Args:  exactly(4, "GROUP or INSTANCE, a name, a state and a priority"),
+	}
+	c.Flags().SetInterspersed(false)
+	c.Flags().StringVar(&stateDir, "state-dir", defaultStateDir, "directory of the state files")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		kind := strings.ToUpper(args[0])
+		if kind != "GROUP" && kind != "INSTANCE" {
+			return usageError{fmt.Errorf("%q is neither GROUP nor INSTANCE", args[0])}
+		}
+		rec, err := vrrpwatch.ParseState([]byte(args[2]))
+		if errors.Is(err, vrrpwatch.ErrNotARole) {
+			fmt.Fprintf(o.stderr, "conntrack-sync: state %s of %s is not recorded\n", args[2], args[1])
+			return nil
+		}
+		if err != nil {
+			return usageError{fmt.Errorf("state %q: %w", args[2], err)}
+		}
+		if rec.Priority, err = strconv.Atoi(args[3]); err != nil {
+			return usageError{fmt.Errorf("priority %q is no number", args[3])}
+		}
+		rec.Kind, rec.Name, rec.Stamp = kind, args[1], o.now()
+		return vrrpwatch.Write(stateDir, rec)
+	}
+	return c
+}

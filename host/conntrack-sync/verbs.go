@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/conntrack-sync/conntrack-sync/host/show"
+	"github.com/conntrack-sync/conntrack-sync/shim"
+	"github.com/spf13/cobra"
+)
+
+// verbCommands change something: in the caches, at the peers, in the kernel.
+func verbCommands(o *options) []*cobra.Command {
+	flush := &cobra.Command{Use: "flush [internal|external]", Short: "Empty both caches, or one",
+		RunE: func(c *cobra.Command, args []string) error {
+			verb := "flush"
+			switch {
+			case len(args) == 1 && (args[0] == "internal" || args[0] == "external"):
+				verb += "?table=" + args[0]
+			case len(args) > 0:
+				return usageError{fmt.Errorf("flush what? internal, external, or nothing for both")}
+			}
+			return shim.Dial(o.runDir).Do(c.Context(), verb)
+		}}
+	commit := o.jsonFlag(&cobra.Command{Use: "commit", Short: "Write the external cache into the kernel", Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			done, err := shim.Dial(o.runDir).Commit(c.Context())
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return show.JSON(o.stdout, done)
+			}
+			return nil
+		}})
+	cmds := []*cobra.Command{flush, commit}
+	for verb, short := range map[string]string{
+		"resync":         "Compare the internal cache with the kernel and mend it",
+		"bulk":           "Send the internal cache to the peers",
+		"request-resync": "Ask the peers for their tables",
+		"shorten-timers": "Start the timed purge",
+	} {
+		cmds = append(cmds, &cobra.Command{Use: verb, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+			return shim.Dial(o.runDir).Do(c.Context(), verb)
+		}})
+	}
+	return cmds
+}

@@ -1,0 +1,44 @@
+// Package host is what a routing host imports: Load gives it a running
+// conntrack-sync in a few lines.
+package host
+
+import (
+	"context"
+
+	"github.com/conntrack-sync/conntrack-sync/shim"
+)
+
+// Options say where things are; see shim.Options.
+type Options = shim.Options
+
+// Handle is a loaded conntrack-sync.
+type Handle struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+// Load starts conntrack-sync in the background; it ends with ctx or by Close.
+// What goes wrong later, a configuration that cannot be used at the start among
+// it, is what Wait returns.
+func Load(ctx context.Context, opt Options) *Handle {
+	ctx, cancel := context.WithCancel(ctx)
+	h := &Handle{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(h.done)
+		h.err = shim.New(opt).Run(ctx)
+	}()
+	return h
+}
+
+// Wait returns when conntrack-sync has ended; nil when it was told to.
+func (h *Handle) Wait() error {
+	<-h.done
+	return h.err
+}
+
+// Close stops it in order and waits.
+func (h *Handle) Close() error {
+	h.cancel()
+	return h.Wait()
+}
