@@ -1,0 +1,270 @@
+// Package lab builds router pairs out of network namespaces: a client and a
+// server behind two routers with real keepalived, source NAT and a policy that
+// drops what is not established. Needs root and the tools of
+// integration/install.sh. Nothing leaves the namespaces.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Addresses of the lab.
+const (
+	ClientAddr = "10.1.0.10"
+	ServerAddr = "203.0.113.10"
+	LANVirtual = "10.1.0.254"
+	WANVirtual = "203.0.113.254" // also what the LAN is translated to
+	SyncDev    = "eth0"          // of the seed's example
+	Group      = "syncgrp"
+)
+
+// Seed is the example of the VyOS document, to be loaded on both routers.
+const Seed = `set high-availability vrrp group internal virtual-address ... etc ...
+set high-availability vrrp sync-group syncgrp member 'internal'
+set service conntrack-sync accept-protocol 'tcp'
+set service conntrack-sync accept-protocol 'udp'
+set service conntrack-sync accept-protocol 'icmp'
+set service conntrack-sync failover-mechanism vrrp sync-group 'syncgrp'
+set service conntrack-sync interface 'eth0'
+set service conntrack-sync mcast-group '225.0.0.50'
+`
+
+// Options say what to build.
+type Options struct {
+	Bin        string    // directory of the binaries
+	Config     [2]string // of each router; "" is Seed
+	Conntrackd [2]bool   // run conntrackd there instead
+	Log        func(format string, args ...any)
+}
+
+// Lab is a standing pair. Close takes it down.
+type Lab struct {
+	Dir            string
+	Client, Server *Node
+	R              [2]*Node
+
+	opt    Options
+	prefix string
+	sw     *Node
+
+	mu     sync.Mutex
+	closed bool
+	nodes  []*Node
+	procs  []*Process
+}
+
+// Need skips the test where the lab cannot be built; with CI=true it fails.
+func Need(t testing.TB) {
+	t.Helper()
+	why := ""
+	if os.Geteuid() != 0 {
+		why = "needs root"
+	}
+	for _, tool := range []string{"ip", "nft", "keepalived", "conntrackd", "conntrack", "sysctl"} {
+		if _, err := exec.LookPath(tool); err != nil && why == "" {
+			why = "needs " + tool + " (integration/install.sh)"
+		}
+	}
+	switch {
+	case why == "":
+	case os.Getenv("CI") == "true":
+		t.Fatal(why + ", and CI=true")
+	default:
+		t.Skip(why)
+	}
+}
+
+var labs atomic.Int32
+
+// New builds the network and the files; no daemon runs yet.
+func New(opt Options) (*Lab, error) {
+	dir, err := os.MkdirTemp("", "conntrack-sync-lab-")
+	if err != nil {
+		return nil, err
+	}
+	if opt.Log == nil {
+		opt.Log = func(string, ...any) {}
+	}
+	l := &Lab{Dir: dir, opt: opt, prefix: fmt.Sprintf("cts%d.%d", os.Getpid(), labs.Add(1))}
+	if err := l.build(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Lab) build() (err error) {
+	add := func(name string) *Node {
+		n := &Node{Name: name, Namespace: l.prefix + "-" + name, Dir: filepath.Join(l.Dir, name), lab: l}
+		if err == nil {
+			err = n.create()
+		}
+		return n
+	}
+	l.sw, l.Client, l.Server = add("switch"), add("client"), add("server")
+	l.R[0], l.R[1] = add("r1"), add("r2")
+	if err != nil {
+		return err
+	}
+	steps := []func() error{l.cables, l.addresses, l.routers}
+	for _, s := range steps {
+		if err := s(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cables connects everybody to two bridges, and the routers to each other.
+func (l *Lab) cables() error {
+	var errs []error
+	do := func(n *Node, args ...string) {
+		_, err := n.Run(append([]string{"ip"}, args...)...)
+		errs = append(errs, err)
+	}
+	for _, br := range []string{"lan", "wan"} {
+		do(l.sw, "link", "add", br, "type", "bridge")
+		do(l.sw, "link", "set", br, "up")
+	}
+	plug := func(n *Node, dev, br string) {
+		port := n.Name + "-" + br
+		do(l.sw, "link", "add", port, "type", "veth", "peer", "name", dev, "netns", n.Namespace)
+		do(l.sw, "link", "set", port, "master", br, "up")
+		do(n, "link", "set", dev, "up")
+	}
+	plug(l.Client, "lan0", "lan")
+	plug(l.Server, "wan0", "wan")
+	for _, r := range l.R {
+		plug(r, "lan0", "lan")
+		plug(r, "wan0", "wan")
+	}
+	do(l.R[0], "link", "add", SyncDev, "type", "veth", "peer", "name", SyncDev, "netns", l.R[1].Namespace)
+	for _, r := range l.R {
+		do(r, "link", "set", SyncDev, "up")
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lab) addresses() error {
+	var errs []error
+	do := func(n *Node, args ...string) {
+		_, err := n.Run(append([]string{"ip"}, args...)...)
+		errs = append(errs, err)
+	}
+	give := func(n *Node, dev string, addrs ...string) {
+		for _, a := range addrs {
+			args := []string{"addr", "add", a, "dev", dev}
+			if strings.Contains(a, ":") {
+				args = append(args, "nodad")
+			}
+			do(n, args...)
+		}
+	}
+	give(l.Client, "lan0", ClientAddr+"/24", "fd01::10/64")
+	give(l.Server, "wan0", ServerAddr+"/24", "fd02::10/64")
+	for i, r := range l.R {
+		give(r, "lan0", fmt.Sprintf("10.1.0.%d/24", i+1), fmt.Sprintf("fd01::%d/64", i+1))
+		give(r, "wan0", fmt.Sprintf("203.0.113.%d/24", i+1), fmt.Sprintf("fd02::%d/64", i+1))
+		give(r, SyncDev, fmt.Sprintf("192.0.2.%d/24", i+1), fmt.Sprintf("fd77::%d/64", i+1))
+	}
+	do(l.Client, "route", "add", "default", "via", LANVirtual)
+	return errors.Join(errs...)
+}
+
+func (l *Lab) routers() error {
+	for i, r := range l.R {
+		_, err := r.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_loose=0",
+			"net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0")
+		if err == nil {
+			_, err = r.Input(ruleset, "nft", "-f", "-")
+		}
+		if err == nil {
+			err = r.files(l.opt.Config[i], 150-50*i)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ruleset drops whatever no established entry covers, so that a flow without
+// its entry is seen to die.
+const ruleset = `table inet filter {
+	chain input {
+		type filter hook input priority 0; policy drop;
+		iif "lo" accept
+		meta l4proto { 112, icmp, icmpv6, igmp } accept
+		iifname "eth0" udp dport 3780-3790 accept
+		ct state established,related accept
+	}
+	chain forward {
+		type filter hook forward priority 0; policy drop;
+		ct state invalid drop
+		ct state established,related accept
+		iifname "lan0" tcp flags & (fin|syn|rst|ack) == syn accept
+		iifname "lan0" meta l4proto { udp, icmp, icmpv6 } ct state new accept
+	}
+}
+table ip nat {
+	chain prerouting { type nat hook prerouting priority dstnat; }
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		oifname "wan0" ip saddr 10.1.0.0/24 snat to 203.0.113.254
+	}
+}
+table ip6 nat {
+	chain prerouting { type nat hook prerouting priority dstnat; }
+	chain postrouting { type nat hook postrouting priority srcnat; }
+}
+`
+
+// Close kills what runs and removes namespaces and files. It may be called more
+// than once and at any time.
+func (l *Lab) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	procs, nodes := l.procs, l.nodes
+	l.mu.Unlock()
+	for _, p := range procs {
+		p.Kill()
+	}
+	var errs []error
+	for _, n := range nodes {
+		n.killAll()
+		if out, err := exec.Command("ip", "netns", "del", n.Namespace).CombinedOutput(); err != nil {
+			errs = append(errs, fmt.Errorf("remove namespace %s: %w: %s", n.Namespace, err, out))
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.Dir))...)
+}
+
+// WaitFor polls until ok says so, for a minute at most.
+func WaitFor(ctx context.Context, what string, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		done, err := ok()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w (last: %v)", what, ctx.Err(), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
