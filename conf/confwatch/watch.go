@@ -101,8 +101,8 @@ func (w *watcher) rescan(first bool) {
 }
 
 // arm watches the directory and its parent, or the nearest ancestor there is.
-// The watch of a path stays on the inode it was made for: only removing it
-// first follows a directory that was replaced or a link that was retargeted.
+// A watch stays on the inode it was made for, so each is made anew; removing
+// the old one first lets go of a directory that was replaced.
 func (w *watcher) arm() {
 	_ = w.watch(w.dir) // may be missing: its parent tells when it comes
 	for path := w.dir; path != filepath.Dir(path); {
