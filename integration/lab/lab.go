@@ -228,6 +228,13 @@ table ip6 nat {
 }
 `
 
+// Nodes are all hosts of the lab.
+func (l *Lab) Nodes() []*Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*Node{}, l.nodes...)
+}
+
 // Close kills what runs and removes namespaces and files. It may be called more
 // than once and at any time.
 func (l *Lab) Close() error {

@@ -132,21 +132,16 @@ func (p *Process) Output() string {
 	return string(b)
 }
 
-// PIDs are the processes in the namespace.
-func (n *Node) PIDs() (pids []int) {
-	out, _ := exec.Command("ip", "netns", "pids", n.Namespace).Output()
+// killAll ends whatever runs in the namespace, as a power loss does.
+func (n *Node) killAll() { KillNamespace(n.Namespace) }
+
+// KillNamespace kills every process in a network namespace, by id.
+func KillNamespace(ns string) {
+	out, _ := exec.Command("ip", "netns", "pids", ns).Output()
 	for _, w := range strings.Fields(string(out)) {
 		if pid, err := strconv.Atoi(w); err == nil {
-			pids = append(pids, pid)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-	}
-	return pids
-}
-
-// killAll ends whatever runs in the namespace, as a power loss does.
-func (n *Node) killAll() {
-	for _, pid := range n.PIDs() {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 

@@ -51,9 +51,16 @@ const (
 	echoPort     = 8081
 )
 
-// Serve starts the server: paced downloads and echoes.
+// Serve starts the server, paced downloads and echoes, and waits until it
+// listens.
 func (l *Lab) Serve() (*Process, error) {
-	return l.Server.start("server", l.Server.program("serve"))
+	p, err := l.Server.start("server", l.Server.program("serve"))
+	if err != nil {
+		return nil, err
+	}
+	return p, WaitFor(context.Background(), "the server", func() (bool, error) {
+		return strings.Contains(p.Output(), "listening"), nil
+	})
 }
 
 // serve answers on the download port with the bytes asked for, "SIZE RATE\n",
@@ -71,6 +78,7 @@ func serve([]string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("listening")
 	go echoUDP(u)
 	go accept(e, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	accept(l, func(c net.Conn) {
