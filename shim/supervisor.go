@@ -100,7 +100,9 @@ func (s *Shim) awaitSettings(ctx context.Context) bool {
 // runEngine launches an engine, configures it and watches over it until it
 // ends. A nil error means that it was ended because nothing is configured.
 func (s *Shim) runEngine(ctx context.Context) error {
-	life, cancel := context.WithCancel(ctx)
+	// The process is attached until it was stopped, not until ctx ends: it
+	// exits by itself when it finds itself detached.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	p, err := s.opt.launch(life)
 	if err != nil {
@@ -113,7 +115,7 @@ func (s *Shim) runEngine(ctx context.Context) error {
 			settings = *s.settings
 		}
 	})
-	if err := p.engine.Configure(life, settings); err != nil {
+	if err := p.engine.Configure(ctx, settings); err != nil {
 		p.stop()
 		return fmt.Errorf("configure the engine: %w", err)
 	}
@@ -220,6 +222,7 @@ func (s *Shim) launchBinary(ctx context.Context) (*process, error) {
 			s.log.Warn("the engine does not stop in order", "err", err)
 		}
 		c.Kill()
+		s.cleanSockets()
 	}
 	return p, nil
 }

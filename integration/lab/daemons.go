@@ -17,7 +17,8 @@ func (n *Node) RunDir() string          { return filepath.Join(n.Dir, "run") }
 func (n *Node) FIFO() string            { return filepath.Join(n.RunDir(), "vrrp.fifo") }
 func (n *Node) file(name string) string { return filepath.Join(n.Dir, name) }
 
-func (n *Node) binary() string { return filepath.Join(n.lab.opt.Bin, "conntrack-sync") }
+// Binary is the command.
+func (n *Node) Binary() string { return filepath.Join(n.lab.opt.Bin, "conntrack-sync") }
 
 // files writes the router's configuration.
 func (n *Node) files(config string, priority int) error {
@@ -42,7 +43,7 @@ func (n *Node) files(config string, priority int) error {
 }
 
 func (n *Node) keepalived(priority int) string {
-	notify := fmt.Sprintf("%s notify --state-dir %s", n.binary(), n.StateDir())
+	notify := fmt.Sprintf("%s notify --state-dir %s", n.Binary(), n.StateDir())
 	conf := fmt.Sprintf(`global_defs {
     router_id %s
     script_user root
@@ -124,7 +125,7 @@ func (n *Node) StartKeepalived() (*Process, error) {
 
 // StartSync starts conntrack-sync.
 func (n *Node) StartSync() (*Process, error) {
-	return n.Start("conntrack-sync", n.binary(), "run", "--conf-dir", n.ConfDir(), "--state-dir", n.StateDir(),
+	return n.Start("conntrack-sync", n.Binary(), "run", "--conf-dir", n.ConfDir(), "--state-dir", n.StateDir(),
 		"--run-dir", n.RunDir(), "--vrrp-fifo", n.FIFO(), "--keepalived-conf", n.file("keepalived.conf"))
 }
 
@@ -140,7 +141,7 @@ func (n *Node) Conntrackd(args ...string) (string, error) {
 
 // Sync runs a verb of conntrack-sync.
 func (n *Node) Sync(args ...string) (string, error) {
-	return n.Run(append([]string{n.binary(), "--run-dir", n.RunDir()}, args...)...)
+	return n.Run(append([]string{n.Binary(), "--run-dir", n.RunDir()}, args...)...)
 }
 
 func ask[T any](n *Node, args ...string) (v T, err error) {

@@ -1,0 +1,79 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/conntrack-sync/conntrack-sync/integration/lab"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
+
+// startWith starts r1 and r2, one with conntrack-sync and the other with
+// conntrackd, and makes r1 the MASTER.
+func startWith(t *testing.T, l *lab.Lab, ours int) (keepalived [2]*lab.Process) {
+	startSync(t, l.R[ours])
+	must[*lab.Process](t)(l.R[1-ours].StartConntrackd())
+	wait(t, "conntrackd answering", func() (bool, error) {
+		_, err := l.R[1-ours].Conntrackd("-s")
+		return err == nil, err
+	})
+	for i, n := range l.R {
+		keepalived[i] = must[*lab.Process](t)(n.StartKeepalived())
+		wait(t, n.Name+"'s address", func() (bool, error) { return l.R[0].HasVirtual(), nil })
+	}
+	wait(t, "our node hearing conntrackd", func() (bool, error) {
+		s, err := l.R[ours].Status()
+		return err == nil && len(s.Peers) == 1 && s.Peers[0].Alive, err
+	})
+	must[*lab.Process](t)(l.Serve())
+	return keepalived
+}
+
+// TestConntrackdAsStandby: conntrackd takes over what conntrack-sync sent.
+func TestConntrackdAsStandby(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	keepalived := startWith(t, l, 0)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	wait(t, "10 entries at conntrackd", func() (bool, error) {
+		out, err := l.R[1].Conntrackd("-e")
+		return strings.Count(out, lab.ClientAddr) == 10, err
+	})
+	_ = keepalived[0].Stop()
+	wait(t, "the address on r2", func() (bool, error) { return l.R[1].HasVirtual(), nil })
+	for _, request := range []string{"-c", "-f", "-R", "-B"} {
+		must[string](t)(l.R[1].Conntrackd(request))
+	}
+	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
+		t.Errorf("after conntrackd took over: %v", r.Failed)
+	}
+	out := must[string](t)(l.R[1].Conntrackd("-s", "network"))
+	for _, line := range strings.Split(out, "\n") {
+		if strings.Contains(line, "Malformed") && !strings.HasSuffix(line, " 0") {
+			t.Errorf("conntrackd says: %s", line)
+		}
+	}
+}
+
+// TestConntrackdAsActive: conntrack-sync takes over what conntrackd sent.
+func TestConntrackdAsActive(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	keepalived := startWith(t, l, 1)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	wait(t, "10 entries here", func() (bool, error) {
+		_, ex, err := l.R[1].Active()
+		return ex == 10, err
+	})
+	flows := must[[]flow.Flow](t)(l.R[1].Cache("external"))
+	for _, f := range flows {
+		if f.Has&flow.HasSNAT == 0 || f.Reply.DstAddr().String() != lab.WANVirtual {
+			t.Errorf("%v: the translation did not arrive: %v", f.Orig, f.Reply)
+		}
+	}
+	_ = keepalived[0].Stop()
+	waitRole(t, l.R[1], "MASTER")
+	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
+		t.Errorf("after the take-over: %v", r.Failed)
+	}
+}

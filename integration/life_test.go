@@ -1,0 +1,164 @@
+package integration
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/conntrack-sync/conntrack-sync/integration/lab"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// plugin is the engine's process of a router.
+func plugin(t *testing.T, n *lab.Node) stats.Plugin {
+	t.Helper()
+	var p stats.Plugin
+	wait(t, n.Name+"'s engine", func() (bool, error) {
+		s, err := n.Status()
+		p = s.Plugin
+		return err == nil && p.PID != 0, err
+	})
+	return p
+}
+
+func gone(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+
+// replaced waits for another engine than p, with its caches filled.
+func replaced(t *testing.T, n *lab.Node, p stats.Plugin, internal, external uint64) {
+	t.Helper()
+	wait(t, "another engine with the same caches", func() (bool, error) {
+		s, err := n.Status()
+		if err != nil || s.Plugin.PID == 0 || s.Plugin.PID == p.PID || s.Plugin.Restarts <= p.Restarts {
+			return false, err
+		}
+		in, ex, err := n.Active()
+		return in == internal && ex == external, err
+	})
+}
+
+// TestEngineCrash: either node's engine is killed; it comes back by itself with
+// both caches, and the pair still fails over.
+func TestEngineCrash(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	rs := startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	wait(t, "10 entries on the standby", func() (bool, error) {
+		_, ex, err := l.R[1].Active()
+		return ex == 10, err
+	})
+	standby, active := plugin(t, l.R[1]), plugin(t, l.R[0])
+	_ = syscall.Kill(standby.PID, syscall.SIGKILL)
+	replaced(t, l.R[1], standby, 0, 10)
+	_ = syscall.Kill(active.PID, syscall.SIGKILL)
+	replaced(t, l.R[0], active, 10, 0)
+	_ = rs[0].keepalived.Stop()
+	waitRole(t, l.R[1], "MASTER")
+	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
+		t.Errorf("after the take-over: %v", r.Failed)
+	}
+}
+
+// TestEngineHangs: an engine that does not answer is replaced.
+func TestEngineHangs(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	p := plugin(t, l.R[0])
+	_ = syscall.Kill(p.PID, syscall.SIGSTOP)
+	replaced(t, l.R[0], p, 10, 0)
+	if !gone(p.PID) {
+		t.Errorf("the engine that hung is still there")
+	}
+}
+
+// TestShimKilled leaves no engine behind; started again it works.
+func TestShimKilled(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	shim := startSync(t, l.R[0])
+	p := plugin(t, l.R[0])
+	shim.Kill()
+	wait(t, "the engine's end", func() (bool, error) { return gone(p.PID), nil })
+	startSync(t, l.R[0])
+}
+
+// TestStopsInOrder: SIGTERM ends shim and engine, and leaves no socket.
+func TestStopsInOrder(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	shim := startSync(t, l.R[0])
+	p := plugin(t, l.R[0])
+	if err := shim.Stop(); err != nil {
+		t.Errorf("exit status: %v\n%s", err, shim.Output())
+	}
+	if !gone(p.PID) {
+		t.Error("the engine is still there")
+	}
+	if left, _ := os.ReadDir(l.R[0].RunDir() + "/plugin"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := l.R[0].Sync("show", "conntrack-sync", "status"); err == nil || !strings.Contains(err.Error(), "conntrack-sync is not running") {
+		t.Errorf("status of a stopped daemon: %v", err)
+	}
+}
+
+// TestTwoInstances coexist on a machine with directories of their own, and not
+// with the same.
+func TestTwoInstances(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	startSync(t, l.R[0])
+	startSync(t, l.R[1]) // the same machine, other directories
+	second := must[*lab.Process](t)(l.R[0].Start("second", l.R[0].Binary(), "run", "--conf-dir", l.R[0].ConfDir(),
+		"--state-dir", l.R[0].StateDir(), "--run-dir", l.R[0].RunDir()))
+	if err := second.Wait(); err == nil || !strings.Contains(second.Output(), "in use by another conntrack-sync") {
+		t.Errorf("a second one in the same run directory: %v, %s", err, second.Output())
+	}
+}
+
+// TestConfigurationChanges: a bad file leaves the running configuration alone
+// and is named with line and reason; a good one applies without a restart.
+func TestConfigurationChanges(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	p := plugin(t, l.R[0])
+	write := func(text string) {
+		if err := os.WriteFile(l.R[0].ConfDir()+"/zz.conf", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("set service conntrack-sync accept-protocol 'udp'\nset service conntrack-sync interface eth0 port 70000\n")
+	wait(t, "the complaint", func() (bool, error) {
+		s, err := l.R[0].Status()
+		return err == nil && len(s.Configuration.Errors) == 1 &&
+			strings.Contains(s.Configuration.Errors[0], "zz.conf:2: ") &&
+			strings.Contains(s.Configuration.Errors[0], "Port number must be in range 1 to 65535"), err
+	})
+	if in, _, err := l.R[0].Active(); in != 10 || err != nil {
+		t.Errorf("%d entries after a bad file, %v", in, err)
+	}
+	write("delete service conntrack-sync accept-protocol 'tcp'\n")
+	wait(t, "5 UDP entries on both sides", func() (bool, error) {
+		in, _, err := l.R[0].Active()
+		if err != nil {
+			return false, err
+		}
+		_, ex, err := l.R[1].Active()
+		return in == 5 && ex == 5, err
+	})
+	if q := plugin(t, l.R[0]); q.PID != p.PID {
+		t.Error("the engine was restarted for it")
+	}
+	write("")
+	wait(t, "10 entries on both sides", func() (bool, error) {
+		in, _, err := l.R[0].Active()
+		if err != nil {
+			return false, err
+		}
+		_, ex, err := l.R[1].Active()
+		return in == 10 && ex == 10, err
+	})
+}
