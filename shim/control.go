@@ -17,7 +17,8 @@ import (
 
 // Texts an operator knows from VyOS.
 var (
-	ErrNotRunning    = errors.New("conntrack-sync is not running")
+	ErrNotRunning = errors.New("conntrack-sync is not running")
+	//lint:ignore ST1005 the text is VyOS's, which operators and scripts know
 	ErrNotConfigured = errors.New("conntrack-sync is not configured!")
 	errNoEngine      = errors.New("the engine is not running at the moment; see the log, it is started again by itself")
 )

@@ -16,7 +16,7 @@ import (
 
 // inNetns runs fn in a network namespace of its own, in which conntrack and NAT
 // are in use. The namespace goes with the thread.
-func inNetns(t *testing.T, fn func()) {
+func inNetns(t testing.TB, fn func()) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -44,7 +44,7 @@ func inNetns(t *testing.T, fn func()) {
 	<-done
 }
 
-func run(t *testing.T, name string, args ...string) string {
+func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {

@@ -77,7 +77,6 @@ type receiver struct {
 	c    *Conn
 	in   batchConn
 	msgs []ipv4.Message
-	raws [][]byte
 	got  [][]byte
 	from []netip.AddrPort
 }

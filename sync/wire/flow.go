@@ -93,17 +93,20 @@ var attributes = [ctCount]attribute{
 	ctSCTPVtagReply: {len: 4, get: func(f *flow.Flow, v []byte) { f.SCTP.VtagReply = be.Uint32(v); f.Has |= flow.HasSCTP }},
 	ctDCCPState:     {len: 1, get: func(f *flow.Flow, v []byte) { f.DCCP.State = v[0]; f.Has |= flow.HasDCCP }},
 	ctDCCPRole:      {len: 1, get: func(f *flow.Flow, v []byte) { f.DCCP.Role = v[0]; f.Has |= flow.HasDCCP }},
-	ctICMPType:      {len: 1, get: func(f *flow.Flow, v []byte) { f.Orig.Dport = f.Orig.Dport&0xff | uint16(v[0])<<8; f.Has |= flow.HasICMP }},
-	ctICMPCode:      {len: 1, get: func(f *flow.Flow, v []byte) { f.Orig.Dport = f.Orig.Dport&^0xff | uint16(v[0]); f.Has |= flow.HasICMP }},
-	ctICMPID:        {len: 2, get: func(f *flow.Flow, v []byte) { f.Orig.Sport = le.Uint16(v); f.Has |= flow.HasICMP }},
-	ctWScaleOrig:    {len: 1, get: func(f *flow.Flow, v []byte) { f.TCP.WScaleOrig = v[0]; f.Has |= flow.HasTCPWScaleOrig }},
-	ctWScaleReply:   {len: 1, get: func(f *flow.Flow, v []byte) { f.TCP.WScaleReply = v[0]; f.Has |= flow.HasTCPWScaleReply }},
-	ctHelper:        {len: helperMax, max: true, get: getHelper},
-	ctLabels:        {len: 1024, max: true, get: getLabels},
-	ctSNATIPv6:      {len: 16, get: func(f *flow.Flow, v []byte) { setAddr(f, &f.Reply.Dst, flow.HasSNAT, v) }},
-	ctDNATIPv6:      {len: 16, get: func(f *flow.Flow, v []byte) { setAddr(f, &f.Reply.Src, flow.HasDNAT, v) }},
-	ctSynproxy:      {len: 12, get: getSynproxy},
-	ctZone:          {len: 2, get: func(f *flow.Flow, v []byte) { f.Zone = be.Uint16(v); f.Has |= flow.HasZone }},
+	ctICMPType: {len: 1, get: func(f *flow.Flow, v []byte) {
+		f.Orig.Dport = f.Orig.Dport&0xff | uint16(v[0])<<8
+		f.Has |= flow.HasICMP
+	}},
+	ctICMPCode:    {len: 1, get: func(f *flow.Flow, v []byte) { f.Orig.Dport = f.Orig.Dport&^0xff | uint16(v[0]); f.Has |= flow.HasICMP }},
+	ctICMPID:      {len: 2, get: func(f *flow.Flow, v []byte) { f.Orig.Sport = le.Uint16(v); f.Has |= flow.HasICMP }},
+	ctWScaleOrig:  {len: 1, get: func(f *flow.Flow, v []byte) { f.TCP.WScaleOrig = v[0]; f.Has |= flow.HasTCPWScaleOrig }},
+	ctWScaleReply: {len: 1, get: func(f *flow.Flow, v []byte) { f.TCP.WScaleReply = v[0]; f.Has |= flow.HasTCPWScaleReply }},
+	ctHelper:      {len: helperMax, max: true, get: getHelper},
+	ctLabels:      {len: 1024, max: true, get: getLabels},
+	ctSNATIPv6:    {len: 16, get: func(f *flow.Flow, v []byte) { setAddr(f, &f.Reply.Dst, flow.HasSNAT, v) }},
+	ctDNATIPv6:    {len: 16, get: func(f *flow.Flow, v []byte) { setAddr(f, &f.Reply.Src, flow.HasDNAT, v) }},
+	ctSynproxy:    {len: 12, get: getSynproxy},
+	ctZone:        {len: 2, get: func(f *flow.Flow, v []byte) { f.Zone = be.Uint16(v); f.Has |= flow.HasZone }},
 }
 
 // helperMax is the most a helper name takes with its terminating zero.

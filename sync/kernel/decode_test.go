@@ -1,0 +1,194 @@
+package kernel
+
+import (
+	"context"
+	"testing"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/ti-mo/conntrack"
+	"golang.org/x/sys/unix"
+)
+
+// variety is a flow of every kind the decoder has to tell apart.
+func variety() []flow.Flow {
+	marked := established(client, server, 1002, 80)
+	marked.Mark, marked.Has = 7, marked.Has|flow.HasMark
+	marked.TCP.WScaleOrig, marked.TCP.WScaleReply = 7, 9
+	marked.Has |= flow.HasTCPWScaleOrig | flow.HasTCPWScaleReply
+	zoned := established(client, server, 1003, 80)
+	zoned.Zone, zoned.Has = 5, zoned.Has|flow.HasZone
+	sctp := established(client, server, 1006, 80)
+	sctp.Orig.Proto, sctp.Reply.Proto = flow.ProtoSCTP, flow.ProtoSCTP
+	sctp.Has = sctp.Has&^flow.HasTCPState | flow.HasSCTP
+	sctp.SCTP = flow.SCTP{State: 4, VtagOrig: 0x01020304, VtagReply: 0x05060708}
+	gre := established(client, server, 0x42, 0)
+	gre.Orig.Proto, gre.Reply.Proto = flow.ProtoGRE, flow.ProtoGRE
+	gre.Has &^= flow.HasTCPState
+	icmp6 := flow.Flow{Orig: flow.MakeICMP(flow.ProtoICMPv6, six1, six2, 128, 0, 78), Timeout: 30,
+		Has: flow.HasStatus | flow.HasTimeout, Status: flow.StatusSeenReply}
+	return []flow.Flow{established(client, server, 1001, 80), marked, zoned, sctp, gre, icmp6,
+		translated(client, server, nat, 1004, 80, 50004), translated(six1, six2, sixNAT, 1005, 80, 50005)}
+}
+
+// TestOracle reads the same table with our decoder and with ti-mo/conntrack.
+func TestOracle(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		if done := upsert(t, c, variety()...); len(done.Failed) != 0 {
+			t.Fatalf("%+v", done)
+		}
+		other, err := conntrack.Dial(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		theirs, err := other.Dump(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := dump(t, c)
+		if len(ours) != len(theirs) || len(ours) != len(variety()) {
+			t.Fatalf("%d entries, theirs %d", len(ours), len(theirs))
+		}
+		for i := range theirs {
+			compareWith(t, ours, &theirs[i])
+		}
+	})
+}
+
+func fromTheirs(p *conntrack.Tuple) flow.Tuple {
+	if p.Proto.ICMPv4 || p.Proto.ICMPv6 {
+		return flow.MakeICMP(p.Proto.Protocol, p.IP.SourceAddress, p.IP.DestinationAddress, p.Proto.ICMPType, p.Proto.ICMPCode, p.Proto.ICMPID)
+	}
+	return flow.MakeTuple(p.Proto.Protocol, p.IP.SourceAddress, p.IP.DestinationAddress, p.Proto.SourcePort, p.Proto.DestinationPort)
+}
+
+func compareWith(t *testing.T, ours map[flow.Key]flow.Flow, x *conntrack.Flow) {
+	f, ok := ours[flow.Key{Tuple: fromTheirs(&x.TupleOrig), Zone: x.Zone}]
+	if !ok {
+		t.Errorf("not among ours: %+v", x.TupleOrig)
+		return
+	}
+	if f.Reply != fromTheirs(&x.TupleReply) || f.Status != uint32(x.Status) || f.Mark != x.Mark || f.ID != x.ID {
+		t.Errorf("ours %+v\ntheirs %+v", f, x)
+	}
+	if p := x.ProtoInfo.TCP; p != nil {
+		if f.TCP.State != p.State || f.TCP.WScaleOrig != p.OriginalWindowScale || f.TCP.FlagsReply != uint8(p.ReplyFlags>>8) {
+			t.Errorf("ours %+v\ntheirs %+v", f.TCP, p)
+		}
+	}
+	if p := x.ProtoInfo.SCTP; p != nil {
+		if f.SCTP.State != p.State || f.SCTP.VtagOrig != p.VTagOriginal || f.SCTP.VtagReply != p.VTagReply {
+			t.Errorf("ours %+v\ntheirs %+v", f.SCTP, p)
+		}
+	}
+}
+
+// TestSingleGetReturns: newer releases of the netlink library wait for ever for
+// the end of such an answer; the version is pinned for that reason.
+func TestSingleGetReturns(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		f := established(client, server, 1001, 80)
+		upsert(t, c, f)
+		other, err := conntrack.Dial(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		got, err := other.Get(conntrack.NewFlow(unix.IPPROTO_TCP, 0, client, server, 1001, 80, 0, 0))
+		if err != nil || got.TupleOrig.Proto.SourcePort != 1001 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	})
+}
+
+// encoded are messages of our own encoder, whose attributes are the kernel's.
+func encoded() (msgs [][]byte) {
+	for _, f := range variety() {
+		f.Has |= flow.HasSeqAdj | flow.HasSynproxy | flow.HasLabels | flow.HasHelper
+		f.Helper, f.Synproxy.ISN, f.Labels[3] = flow.MakeHelper("ftp"), 1, 9
+		var e encoder
+		e.create(1, &f, true)
+		msgs = append(msgs, e.buf[nlHeaderLen:])
+	}
+	return msgs
+}
+
+// FuzzDecode: whatever stands in a message, decoding ends and panics at nothing.
+func FuzzDecode(f *testing.F) {
+	for _, m := range encoded() {
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < nfHeaderLen {
+			return
+		}
+		var fl flow.Flow
+		_ = newDecoder().flow(b[0], b[nfHeaderLen:], &fl)
+		for rest, ok := b, true; ok; {
+			_, rest, ok = nextMessage(rest)
+		}
+	})
+}
+
+func TestDecodeAllocatesNothing(t *testing.T) {
+	d, msgs := newDecoder(), encoded()
+	var f flow.Flow
+	n := testing.AllocsPerRun(100, func() {
+		for _, m := range msgs {
+			if err := d.flow(m[0], m[nfHeaderLen:], &f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if n != 0 {
+		t.Fatalf("%v allocations for %d messages", n, len(msgs))
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	d, m := newDecoder(), encoded()[0]
+	var f flow.Flow
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = d.flow(m[0], m[nfHeaderLen:], &f)
+	}
+}
+
+func BenchmarkEncode(b *testing.B) {
+	var e encoder
+	f := variety()[6]
+	b.ReportAllocs()
+	for b.Loop() {
+		e.buf = e.buf[:0]
+		e.create(1, &f, true)
+	}
+}
+
+// BenchmarkApply needs root: 1000 creates and 1000 deletes.
+func BenchmarkApply(b *testing.B) {
+	inNetns(b, func() {
+		c, err := Open(nil)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer c.Close()
+		batch := make([]flow.Change, 1000)
+		for i := range batch {
+			batch[i].Flow = established(client, server, uint16(i+1), 80)
+		}
+		for b.Loop() {
+			for _, op := range []flow.Op{flow.Upsert, flow.Delete} {
+				for i := range batch {
+					batch[i].Op = op
+				}
+				if _, err := c.Apply(context.Background(), batch); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		}
+	})
+}

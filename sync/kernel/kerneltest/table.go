@@ -1,0 +1,235 @@
+// Package kerneltest is conntrack's table in memory: it fits the engine's
+// Kernel, needs no root, and does what no kernel can be made to do on demand.
+package kerneltest
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
+
+// Table is a fake kernel. Its methods may be called from any goroutine.
+type Table struct {
+	mu     sync.Mutex
+	flows  map[flow.Key]flow.Flow
+	order  []flow.Key
+	queue  []delivery
+	wake   chan struct{}
+	nextID uint32
+	limit  int
+	local  []netip.Addr
+	addrs  chan struct{}
+}
+
+type delivery struct {
+	event flow.Event
+	err   error
+}
+
+// New makes an empty table of a host with these addresses.
+func New(local ...netip.Addr) *Table {
+	return &Table{flows: map[flow.Key]flow.Flow{}, wake: make(chan struct{}, 1), local: local, addrs: make(chan struct{}, 1)}
+}
+
+// Limit sets how many flows the table may hold; 0 is no limit.
+func (t *Table) Limit(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit = n
+}
+
+// Flow returns the entry under a key.
+func (t *Table) Flow(k flow.Key) (f flow.Flow, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f, ok = t.flows[k]
+	return f, ok
+}
+
+// Len is the number of entries.
+func (t *Table) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.flows)
+}
+
+// Put is traffic: a flow is born, or changes. Silently makes no event, as when
+// events are lost.
+func (t *Table) Put(f flow.Flow) { t.mutate(func() { t.put(f, false, false) }) }
+
+// PutSilently is Put without an event.
+func (t *Table) PutSilently(f flow.Flow) { t.mutate(func() { t.put(f, false, true) }) }
+
+// Remove ends a flow.
+func (t *Table) Remove(k flow.Key) { t.mutate(func() { t.remove(k, false, false) }) }
+
+// RemoveSilently is Remove without an event.
+func (t *Table) RemoveSilently(k flow.Key) { t.mutate(func() { t.remove(k, false, true) }) }
+
+// Overrun reports the loss of events.
+func (t *Table) Overrun() {
+	t.mutate(func() { t.queue = append(t.queue, delivery{err: flow.ErrOverrun}) })
+}
+
+// SetLocal changes the host's addresses.
+func (t *Table) SetLocal(local ...netip.Addr) {
+	t.mutate(func() { t.local = local })
+	select {
+	case t.addrs <- struct{}{}:
+	default:
+	}
+}
+
+func (t *Table) mutate(fn func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fn()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (t *Table) put(f flow.Flow, own, silent bool) {
+	k := f.Key()
+	ev := flow.Event{Type: flow.EventUpdate, Own: own}
+	if old, ok := t.flows[k]; ok {
+		old.Merge(&f)
+		f = old
+	} else {
+		t.nextID++
+		f.ID, f.Has = t.nextID, f.Has|flow.HasID
+		t.order = append(t.order, k)
+		ev.Type = flow.EventNew
+	}
+	t.flows[k], ev.Flow = f, f
+	if !silent {
+		t.queue = append(t.queue, delivery{event: ev})
+	}
+}
+
+func (t *Table) remove(k flow.Key, own, silent bool) bool {
+	f, ok := t.flows[k]
+	if !ok {
+		return false
+	}
+	delete(t.flows, k)
+	for i := range t.order {
+		if t.order[i] == k {
+			t.order = append(t.order[:i], t.order[i+1:]...)
+			break
+		}
+	}
+	if !silent {
+		t.queue = append(t.queue, delivery{event: flow.Event{Type: flow.EventDestroy, Own: own, Flow: f}})
+	}
+	return true
+}
+
+// Events hands queued events over until ctx ends.
+func (t *Table) Events(ctx context.Context, fn func([]flow.Event, error)) error {
+	for {
+		t.mu.Lock()
+		queue := t.queue
+		t.queue = nil
+		t.mu.Unlock()
+		var batch []flow.Event
+		for _, d := range queue {
+			if d.err == nil {
+				batch = append(batch, d.event)
+				continue
+			}
+			if len(batch) > 0 {
+				fn(batch, nil)
+				batch = nil
+			}
+			fn(nil, d.err)
+		}
+		if len(batch) > 0 {
+			fn(batch, nil)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.wake:
+		}
+	}
+}
+
+// Dump hands a snapshot over.
+func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
+	t.mu.Lock()
+	all := make([]flow.Flow, 0, len(t.flows))
+	for _, k := range t.order {
+		all = append(all, t.flows[k])
+	}
+	t.mu.Unlock()
+	if len(all) == 0 {
+		return ctx.Err()
+	}
+	return errors.Join(ctx.Err(), fn(all))
+}
+
+// Apply does what the changes say.
+func (t *Table) Apply(ctx context.Context, batch []flow.Change) (done flow.Applied, err error) {
+	if err := ctx.Err(); err != nil {
+		return done, err
+	}
+	t.mutate(func() {
+		for i := range batch {
+			t.apply(i, &batch[i], &done)
+		}
+	})
+	return done, nil
+}
+
+func (t *Table) apply(i int, c *flow.Change, done *flow.Applied) {
+	k := c.Flow.Key()
+	old, exists := t.flows[k]
+	switch {
+	case c.Op == flow.Delete:
+		if exists && (c.Flow.Has&flow.HasID == 0 || c.Flow.ID == old.ID) && t.remove(k, true, false) {
+			done.Deleted++
+		}
+	case exists && old.Reply == c.Flow.Reply:
+		t.put(c.Flow, true, false)
+		done.Updated++
+	case exists:
+		t.remove(k, true, false)
+		t.put(c.Flow, true, false)
+		done.Recreated++
+	case t.limit > 0 && len(t.flows) >= t.limit:
+		done.Failed = append(done.Failed, flow.Failure{Index: i, Reason: flow.ReasonFull, Err: errors.New("table full")})
+	default:
+		t.put(c.Flow, true, false)
+		done.Created++
+	}
+}
+
+// LocalAddrs returns the host's addresses.
+func (t *Table) LocalAddrs() ([]netip.Addr, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.local, nil
+}
+
+// WatchAddrs calls fn after SetLocal.
+func (t *Table) WatchAddrs(ctx context.Context, fn func()) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.addrs:
+			fn()
+		}
+	}
+}
+
+// SetEventBuffer grants everything.
+func (t *Table) SetEventBuffer(bytes int) (int, error) { return bytes, nil }
+
+// Close does nothing.
+func (t *Table) Close() error { return nil }
