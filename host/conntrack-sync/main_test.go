@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// call runs a command line in this process.
+func call(args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	code = run(context.Background(), env{stdout: &out, stderr: &errs, now: func() time.Time { return time.Unix(1700000000, 5) },
+		executable: func() (string, error) { return "", errors.New("none") }}, args)
+	return code, out.String(), errs.String()
+}
+
+func TestWrongUseIsStatus2(t *testing.T) {
+	for _, args := range [][]string{{}, {"nonsense"}, {"show"}, {"show", "conntrack-sync", "nonsense"}, {"--nonsense"},
+		{"flush", "everything"}, {"notify", "GROUP", "SG"}, {"notify", "HOUSE", "SG", "MASTER", "0"}, {"notify", "GROUP", "SG", "MASTER", "high"}} {
+		if code, _, stderr := call(args...); code != 2 || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%q: status %d, %q", args, code, stderr)
+		}
+	}
+}
+
+func TestNotRunning(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"show", "conntrack-sync", "status"}, {"show", "conntrack-sync", "statistics", "--json"},
+		{"show", "conntrack-sync", "cache", "internal"}, {"show", "conntrack-sync", "cache", "external", "--json"},
+		{"commit"}, {"flush"}, {"flush", "internal"}, {"resync"}, {"bulk"}, {"request-resync"}, {"shorten-timers"}} {
+		if code, stdout, stderr := call(append(args, "--run-dir", dir)...); code != 1 || stdout != "" || stderr != "conntrack-sync is not running\n" {
+			t.Errorf("%q: status %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+}
+
+func TestNotify(t *testing.T) {
+	dir := t.TempDir()
+	if code, _, stderr := call("notify", "--state-dir", dir, "GROUP", "SG", "MASTER", "0"); code != 0 {
+		t.Fatal(stderr)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "SG"))
+	if err != nil || string(b) != "MASTER 0 1700000000.000000005 GROUP\n" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if code, _, stderr := call("notify", "--state-dir", dir, "INSTANCE", "../SG", "MASTER", "0"); code != 1 || !strings.Contains(stderr, "../SG") {
+		t.Errorf("a name that leaves the directory: %d %q", code, stderr)
+	}
+	if code, _, _ := call("notify", "--state-dir", dir, "INSTANCE", "VI", "DELETED", "0"); code != 0 {
+		t.Error("a word that is no role is not an error of the script")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "VI")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("DELETED was recorded")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := "set service conntrack-sync failover-mechanism vrrp sync-group SG\nset service conntrack-sync interface lo\n"
+	write("a.conf", good)
+	keepalived := write("keepalived", "vrrp_sync_group SG { group { VI } }\nvrrp_instance VI { virtual_ipaddress { 192.0.2.254/24 } }\n")
+	code, stdout, stderr := call("check", "--conf-dir", dir, "--keepalived-conf", keepalived)
+	if code != 0 || !strings.Contains(stdout, "sync-group 'SG'") || !strings.Contains(stdout, "192.0.2.254") {
+		t.Errorf("%d\n%s%s", code, stdout, stderr)
+	}
+	keepalived = write("keepalived", "vrrp_sync_group OTHER { group { VI } }\n")
+	if code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived); code != 1 || !strings.Contains(stderr, "it has: OTHER") {
+		t.Errorf("unknown group: %d %q", code, stderr)
+	}
+	write("b.conf", "set service conntrack-sync interface lo port 0\nset service conntrack-sync colour red\n")
+	code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived)
+	if code != 1 || !strings.Contains(stderr, "b.conf:1: ") || !strings.Contains(stderr, "b.conf:2: ") || strings.Count(stderr, "\n") != 2 {
+		t.Errorf("two bad lines: %d\n%s", code, stderr)
+	}
+}
