@@ -59,7 +59,8 @@ func (t *Table) Load(r Ref, f *flow.Flow) {
 
 // Merge overwrites the entry with what u knows, by the rules of
 // flow.Flow.Merge, and makes it one of the current generation. changed says
-// whether anything but the timeout and the id is different now.
+// whether anything but the timeout and the id is different now; only then the
+// entry becomes dirty.
 func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	rec := t.at(r)
 	t.stats.Updated++
@@ -80,9 +81,13 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	rec.mergeTCP(u)
 	rec.has |= u.Has &^ (flow.HasNAT | flow.HasReply | flow.HasCounters)
 	extraChanged := t.mergeExtra(rec, u)
-	t.touch(rec)
-	return extraChanged || rec.status != before.status || rec.mark != before.mark ||
+	changed = extraChanged || rec.status != before.status || rec.mark != before.mark ||
 		rec.tcp != before.tcp || rec.reply != before.reply || rec.has != before.has
+	if changed {
+		t.touch(rec)
+	}
+	rec.gen = t.gen
+	return changed
 }
 
 func (rec *record) mergeReply(u *flow.Flow) {

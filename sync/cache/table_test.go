@@ -122,6 +122,10 @@ func TestDirtyCountsWhatCommitMustWrite(t *testing.T) {
 	if tab.DirtyCount() != 1 || tab.Dirty(ra) || !tab.Dirty(rb) {
 		t.Fatal("one of two is clean")
 	}
+	if tab.Merge(ra, &a) || tab.Dirty(ra) {
+		t.Fatal("what is repeated changes nothing")
+	}
+	a.Status = 9
 	tab.Merge(ra, &a)
 	tab.Put(&b, 2)
 	tab.Delete(rb)
