@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
 // TestSeedExample loads the document's example on a pair: ten flows through the
@@ -110,4 +112,41 @@ func TestIdleButAlive(t *testing.T) {
 	if r := must[lab.Held](t)(h.Round()); r.OK != 4 {
 		t.Errorf("after the take-over: %v", r.Failed)
 	}
+}
+
+// TestIPv6 does what TestSeedExample does for flows over IPv6 behind source NAT,
+// and for a ping over either family.
+func TestIPv6(t *testing.T) {
+	l := newLab(t, lab.Options{Config: [2]string{unicast(2), unicast(1)}})
+	rs := startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHoldTo(lab.ServerAddr6, 4))
+	defer h.Close()
+	must[string](t)(l.Client.Run("ping", "-c", "1", "-e", "77", lab.ServerAddr))
+	must[string](t)(l.Client.Run("ping", "-6", "-c", "1", "-e", "78", lab.ServerAddr6))
+	wait(t, "four flows and two pings on the standby", func() (bool, error) {
+		flows, err := l.R[1].Cache("external")
+		n := 0
+		for _, f := range flows {
+			if f.Has&flow.HasSNAT == 0 {
+				t.Errorf("%v arrived without its translation", f.Orig)
+			}
+			n++
+		}
+		return n == 6, err
+	})
+	_ = rs[0].keepalived.Stop()
+	waitRole(t, l.R[1], "MASTER")
+	if r := must[lab.Held](t)(h.Round()); r.OK != 4 {
+		t.Errorf("after the take-over: %v", r.Failed)
+	}
+	s := must[stats.Status](t)(l.R[1].Status())
+	if s.Commit == nil || s.Commit.Created+s.Commit.Updated != 6 || len(s.Commit.Refused) != 0 {
+		t.Errorf("commit %+v", s.Commit)
+	}
+}
+
+// unicast is the seed's example with a peer instead of the group, over IPv6.
+func unicast(peer int) string {
+	return strings.Replace(lab.Seed, "set service conntrack-sync mcast-group '225.0.0.50'\n",
+		fmt.Sprintf("set service conntrack-sync interface eth0 peer 'fd77::%d'\nset service conntrack-sync accept-protocol 'icmp6'\n", peer), 1)
 }

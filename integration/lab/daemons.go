@@ -58,7 +58,7 @@ vrrp_sync_group %s {
     notify "%s"
 }
 `, n.Name, n.FIFO(), Group, notify)
-	for i, inst := range [][3]string{{"internal", "lan0", LANVirtual}, {"external", "wan0", WANVirtual}} {
+	for i, inst := range [][4]string{{"internal", "lan0", LANVirtual, LANVirtual6}, {"external", "wan0", WANVirtual, WANVirtual6}} {
 		conf += fmt.Sprintf(`vrrp_instance %s {
     state BACKUP
     interface %s
@@ -68,9 +68,12 @@ vrrp_sync_group %s {
     virtual_ipaddress {
         %s/24 dev %s
     }
+    virtual_ipaddress_excluded {
+        %s/64 dev %s
+    }
     notify "%s"
 }
-`, inst[0], inst[1], 51+i, priority, inst[2], inst[1], notify)
+`, inst[0], inst[1], 51+i, priority, inst[2], inst[1], inst[3], inst[1], notify)
 	}
 	return conf
 }

@@ -25,7 +25,11 @@ const (
 	LANVirtual = "10.1.0.254"
 	WANVirtual = "203.0.113.254" // also what the LAN is translated to
 	SyncDev    = "eth0"          // of the seed's example
-	Group      = "syncgrp"
+
+	ServerAddr6 = "fd02::10"
+	LANVirtual6 = "fd01::fe"
+	WANVirtual6 = "fd02::fe"
+	Group       = "syncgrp"
 )
 
 // Seed is the example of the VyOS document, to be loaded on both routers.
@@ -70,7 +74,7 @@ func Need(t testing.TB) {
 	if os.Geteuid() != 0 {
 		why = "needs root"
 	}
-	for _, tool := range []string{"ip", "nft", "keepalived", "conntrackd", "conntrack", "sysctl"} {
+	for _, tool := range []string{"ip", "nft", "keepalived", "conntrackd", "conntrack", "sysctl", "ping"} {
 		if _, err := exec.LookPath(tool); err != nil && why == "" {
 			why = "needs " + tool + " (integration/install.sh)"
 		}
@@ -177,6 +181,7 @@ func (l *Lab) addresses() error {
 		give(r, SyncDev, fmt.Sprintf("192.0.2.%d/24", i+1), fmt.Sprintf("fd77::%d/64", i+1))
 	}
 	do(l.Client, "route", "add", "default", "via", LANVirtual)
+	do(l.Client, "-6", "route", "add", "default", "via", LANVirtual6)
 	return errors.Join(errs...)
 }
 
@@ -224,7 +229,10 @@ table ip nat {
 }
 table ip6 nat {
 	chain prerouting { type nat hook prerouting priority dstnat; }
-	chain postrouting { type nat hook postrouting priority srcnat; }
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		oifname "wan0" ip6 saddr fd01::/64 snat to fd02::fe
+	}
 }
 `
 

@@ -205,8 +205,11 @@ type Held struct {
 }
 
 // StartHold opens the flows and returns when all have had an answer.
-func (l *Lab) StartHold(n int) (*Hold, error) {
-	cmd := l.Client.program("hold", n)
+func (l *Lab) StartHold(n int) (*Hold, error) { return l.StartHoldTo(ServerAddr, n) }
+
+// StartHoldTo is StartHold to one of the server's addresses.
+func (l *Lab) StartHoldTo(server string, n int) (*Hold, error) {
+	cmd := l.Client.program("hold", n, server)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -248,7 +251,7 @@ func hold(args []string) error {
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		network := [2]string{"tcp", "udp"}[i%2]
-		if conns[i], err = net.DialTimeout(network, fmt.Sprintf("%s:%d", ServerAddr, echoPort), 10*time.Second); err != nil {
+		if conns[i], err = net.DialTimeout(network, net.JoinHostPort(args[1], strconv.Itoa(echoPort)), 10*time.Second); err != nil {
 			return err
 		}
 	}

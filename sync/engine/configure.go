@@ -21,6 +21,21 @@ func (s *settings) linkConfig() LinkConfig {
 	}
 }
 
+// unsupported names what the configuration asks for and this engine does not
+// do.
+func (s *settings) unsupported() (what []string) {
+	if s.DisableExternalCache {
+		what = append(what, "disable-external-cache: the external cache stays on")
+	}
+	if len(s.ExpectSync) > 0 {
+		what = append(what, "expect-sync: expectations are counted and not kept")
+	}
+	if len(s.Interfaces) > 1 {
+		what = append(what, "more than one interface: only "+s.Interfaces[0].Name+" is used")
+	}
+	return what
+}
+
 // Configure starts the engine, or applies changed settings to the running one.
 // What cannot be had, a link that does not open, leaves everything as it was.
 func (e *Engine) Configure(ctx context.Context, s conf.Settings) error {
@@ -37,6 +52,9 @@ func (e *Engine) Configure(ctx context.Context, s conf.Settings) error {
 		return err
 	}
 	first := e.adopt(next)
+	for _, w := range next.unsupported() {
+		e.log.Warn("configuration not supported yet", "what", w)
+	}
 	if err := e.refreshFilter(); err != nil {
 		return err
 	}
