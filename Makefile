@@ -28,10 +28,10 @@ unit:
 
 # The race detector needs cgo and a C compiler.
 race:
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(UNIT)
+	@CGO_ENABLED=1 sh integration/run.sh $(GO) -race -timeout 15m $(UNIT)
 
 integration: build
-	@sh integration/run.sh $(GO)
+	@sh integration/run.sh $(GO) -count=1 -timeout 30m ./integration/...
 
 check:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); \
