@@ -79,7 +79,9 @@ func (e *Engine) configureKernel() error {
 }
 
 // configureLink opens the link where the settings ask for another one than
-// there is, and closes the old one once the new one stands.
+// there is, and closes the old one once the new one stands. Nothing is received
+// before the internal cache is filled: a peer that asks for the table must not
+// take an acknowledgement for a copy of an empty one.
 func (e *Engine) configureLink(next *settings) error {
 	e.mu.Lock()
 	old, link, down := e.settings, e.link, e.linkDown
@@ -104,6 +106,11 @@ func (e *Engine) configureLink(next *settings) error {
 		e.log.Info("sync link changed", "interface", next.Interfaces[0].Name)
 	}
 	e.spawn(ctx, "receiving from the sync link", func(ctx context.Context) error {
+		select {
+		case <-e.filled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		return opened.Receive(ctx, e.onDatagrams)
 	})
 	return nil
@@ -134,6 +141,7 @@ func (e *Engine) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.fill.done = true
+	close(e.filled)
 	e.log.Info("internal cache filled from the kernel", "entries", e.internal.Len())
 	if e.copyOut.again {
 		e.copyOut.again = false

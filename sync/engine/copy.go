@@ -119,8 +119,9 @@ type copyIn struct {
 	asked   bool
 	reason  string
 	acked   time.Time
-	renewed time.Time
-	lost    uint64 // messages lost when it was asked for
+	renewed time.Time // when it last brought something known
+	some    bool      // it has
+	lost    uint64    // messages lost when it was asked for
 	tries   int
 }
 
@@ -145,8 +146,9 @@ func (c *copyIn) heard(now time.Time) {
 }
 
 // watchCopy ends a copy that has become quiet: entries it did not renew are
-// removed. When messages were lost meanwhile it cannot be known complete and is
-// asked for again; after some tries the entries are kept.
+// removed. A copy during which messages were lost, or that renewed nothing at
+// all, is asked for again; when messages were lost each time the entries are
+// kept.
 func (e *Engine) watchCopy(now time.Time) {
 	c := &e.copyIn
 	if !c.asked || c.acked.IsZero() || !e.session.Alive(now) {
@@ -155,12 +157,12 @@ func (e *Engine) watchCopy(now time.Time) {
 	if now.Sub(c.acked) < copyQuiet || now.Sub(c.renewed) < copyQuiet {
 		return
 	}
-	if e.session.Counters.Lost != c.lost {
-		c.tries++
-		if c.tries < copyTries {
-			e.askForCopy("messages were lost during the last copy")
-			return
-		}
+	lost := e.session.Counters.Lost != c.lost
+	if c.tries++; c.tries < copyTries && (lost || !c.some && e.external.Len() > 0) {
+		e.askForCopy("the last copy may not have been whole")
+		return
+	}
+	if lost {
 		e.log.Warn("full copy incomplete, entries it did not renew are kept", "tries", c.tries)
 	} else if n := e.sweepExternal(); n > 0 {
 		e.log.Info("full copy complete, entries the peer no longer has were removed", "entries", n)

@@ -91,7 +91,8 @@ type Engine struct {
 	commitMu sync.Mutex // one commit at a time
 	refillMu sync.Mutex // one comparison at a time
 
-	kernel Kernel // set once, by the first Configure
+	kernel Kernel        // set once, by the first Configure
+	filled chan struct{} // closed when the internal cache was read from the kernel
 
 	mu        sync.Mutex // guards everything below
 	settings  *settings
@@ -138,7 +139,7 @@ func New(opt Options) *Engine {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{opt: opt, log: opt.Log, internal: cache.New(0), external: cache.New(0)}
+	e := &Engine{opt: opt, log: opt.Log, internal: cache.New(0), external: cache.New(0), filled: make(chan struct{})}
 	e.session = ftfw.New(rand.Uint32())
 	e.life, e.cancel = context.WithCancel(context.Background())
 	return e

@@ -195,6 +195,34 @@ func TestActiveRestart(t *testing.T) {
 	eventually(t, "the view after the restart", mirrors(t, a, b))
 }
 
+// TestSlowFill: while a restarted active still reads its kernel's table, the
+// standby keeps what it has; an acknowledgement is not a copy.
+func TestSlowFill(t *testing.T) {
+	la, lb := udptest.Pair(7, udptest.Faults{})
+	table := kerneltest.New()
+	a := start(t, table, la)
+	b := start(t, kerneltest.New(), lb)
+	for i := range 1000 {
+		table.Put(flowNo(i))
+	}
+	eventually(t, "the first view", mirrors(t, a, b))
+	_ = a.Stop(t.Context())
+	release := table.HoldDump()
+	la2, _ := udptest.Pair(9, udptest.Faults{})
+	udptest.Join(la2, lb)
+	started := make(chan *node)
+	go func() { started <- start(t, table, la2) }()
+	for until := time.Now().Add(6 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		if n := len(entries(t, b, flow.External)); n != 1000 {
+			t.Errorf("the standby is down to %d entries", n)
+			break
+		}
+	}
+	release()
+	a = <-started
+	eventually(t, "the view after the fill", mirrors(t, a, b))
+}
+
 // TestOverrun: lost events are found by comparison, and only the differences
 // are sent.
 func TestOverrun(t *testing.T) {

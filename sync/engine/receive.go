@@ -71,6 +71,6 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 // renewed tells the running full copy that it still brings what was known.
 func (e *Engine) renewed(now time.Time, r cache.Ref) {
 	if e.external.Old(r) {
-		e.copyIn.renewed = now
+		e.copyIn.renewed, e.copyIn.some = now, true
 	}
 }

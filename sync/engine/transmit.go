@@ -85,6 +85,7 @@ func (e *Engine) obey(now time.Time, rd ftfw.Ready) {
 		e.startCopyOut()
 	}
 	if rd.AskAll {
+		e.copyIn.tries = 0
 		e.askForCopy("the peer's numbering began anew")
 	}
 	if rd.ResyncHeard {

@@ -22,6 +22,7 @@ type Table struct {
 	limit  int
 	local  []netip.Addr
 	addrs  chan struct{}
+	hold   chan struct{} // a Dump waits for its end
 }
 
 type delivery struct {
@@ -72,6 +73,14 @@ func (t *Table) RemoveSilently(k flow.Key) { t.mutate(func() { t.remove(k, false
 // Overrun reports the loss of events.
 func (t *Table) Overrun() {
 	t.mutate(func() { t.queue = append(t.queue, delivery{err: flow.ErrOverrun}) })
+}
+
+// HoldDump makes every Dump wait until release is called, as a table of
+// millions does.
+func (t *Table) HoldDump() (release func()) {
+	hold := make(chan struct{})
+	t.mutate(func() { t.hold = hold })
+	return func() { close(hold) }
 }
 
 // SetLocal changes the host's addresses.
@@ -161,6 +170,16 @@ func (t *Table) Events(ctx context.Context, fn func([]flow.Event, error)) error 
 
 // Dump hands a snapshot over.
 func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
+	t.mu.Lock()
+	hold := t.hold
+	t.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	t.mu.Lock()
 	all := make([]flow.Flow, 0, len(t.flows))
 	for _, k := range t.order {
