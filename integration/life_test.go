@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -161,4 +163,37 @@ func TestConfigurationChanges(t *testing.T) {
 		_, ex, err := l.R[1].Active()
 		return in == 10 && ex == 10, err
 	})
+}
+
+// TestKilledUnderLoad: engines and shims of both nodes are killed in turn while
+// 5,000 flows a second are born; in the end both sides are equal.
+func TestKilledUnderLoad(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	must[string](t)(l.R[0].Run("sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=600"))
+	rs := startPair(t, l)
+	blasted := make(chan error, 1)
+	go func() { blasted <- l.Blast(context.Background(), 5000, 12) }()
+	for _, i := range []int{0, 1} {
+		p := plugin(t, l.R[i])
+		_ = syscall.Kill(p.PID, syscall.SIGKILL)
+		wait(t, "another engine", func() (bool, error) {
+			s, err := l.R[i].Status()
+			return err == nil && s.Plugin.PID != 0 && s.Plugin.PID != p.PID, err
+		})
+		_, _ = l.R[0].Run("conntrack", "-D", "-p", "udp", "-s", lab.ClientAddr)
+		rs[i].sync.Kill()
+		rs[i].sync = startSync(t, l.R[i])
+	}
+	if err := <-blasted; err != nil {
+		t.Fatal(err)
+	}
+	ended, began := time.Now(), time.Time{}
+	wait(t, "equal tables", func() (bool, error) {
+		began = time.Now()
+		return equal(l, 0, 1)
+	})
+	t.Logf("the standby's cache was read from %v after the end of the load on", began.Sub(ended))
+	if s := must[statsOf](t)(counters(l.R[0])); s.active < 10_000 {
+		t.Errorf("the load was not what it should be: %+v", s)
+	}
 }
