@@ -218,7 +218,8 @@ func (s *Shim) launchBinary(ctx context.Context) (*process, error) {
 	p.stop = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopWait)
 		defer cancel()
-		if err := engine.Stop(ctx); err != nil {
+		// A signal to the whole process group has ended the engine already.
+		if err := engine.Stop(ctx); err != nil && !errors.Is(err, contract.ErrGone) {
 			s.log.Warn("the engine does not stop in order", "err", err)
 		}
 		c.Kill()
