@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,12 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
 	}
+	st.Links = e.Links
+	if st.Links == nil {
+		st.Links = []stats.Link{}
+	}
 	st.Readiness = readiness(role, engine != nil, &e)
+	st.Alarms = alarms(&st, engine != nil)
 	return st, nil
 }
 
@@ -101,4 +107,35 @@ func readiness(role vrrpwatch.State, engine bool, e *stats.Engine) stats.Readine
 		add(true, "a peer is heard and its table was copied")
 	}
 	return r
+}
+
+// alarms names what is wrong at the moment and needs somebody's attention.
+func alarms(st *stats.Status, engine bool) []string {
+	list := []string{}
+	for _, p := range st.Configuration.Errors {
+		list = append(list, "configuration refused, the former one is in force: "+p)
+	}
+	if !engine {
+		return append(list, "the engine is not running; it is started again by itself, see the log")
+	}
+	for _, l := range st.Links {
+		if l.State != "up" {
+			list = append(list, fmt.Sprintf("sync interface %s is %s", l.Interface, l.State))
+		}
+	}
+	heard, alive := int64(-1), false
+	for _, p := range st.Peers {
+		alive = alive || p.Alive
+		if heard < 0 || p.LastHeardMS < heard {
+			heard = p.LastHeardMS
+		}
+	}
+	switch {
+	case alive:
+	case heard >= 0:
+		list = append(list, fmt.Sprintf("no peer is heard on the sync link for %d s; check the peer, the cable and its addresses", heard/1000))
+	default:
+		list = append(list, "no peer was ever heard on the sync link; check the peer, the cable, group or peer address and port")
+	}
+	return list
 }

@@ -24,7 +24,7 @@ var version = "unknown" // set by the linker
 // The edges fit what the engine declares.
 var (
 	_ engine.Kernel   = (*kernel.Conn)(nil)
-	_ engine.Link     = (*udp.Conn)(nil)
+	_ engine.Link     = (*udp.Bundle)(nil)
 	_ contract.Engine = (*engine.Engine)(nil)
 )
 
@@ -32,7 +32,7 @@ func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: hclogForm}))
 	e := engine.New(engine.Options{
 		OpenKernel:     func() (engine.Kernel, error) { return kernel.Open(log) },
-		OpenLink:       openLink,
+		OpenLink:       func(c engine.LinkConfig) (engine.Link, error) { return openLink(c, log) },
 		InterfaceAddrs: interfaceAddrs,
 		Log:            log,
 	})
@@ -77,13 +77,23 @@ func hclogForm(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-func openLink(c engine.LinkConfig) (engine.Link, error) {
-	cfg := udp.Config{Interface: c.Interface.Name, Peer: c.Interface.Peer, Listen: c.Listen,
-		Port: c.Interface.Port, BufferBytes: c.BufferBytes}
-	if !cfg.Peer.IsValid() {
-		cfg.Group = c.Group
+// counters are those of each interface ever used: a link that is opened anew
+// goes on counting.
+var counters = map[string]*udp.Counters{}
+
+func openLink(c engine.LinkConfig, log *slog.Logger) (engine.Link, error) {
+	cfgs := make([]udp.Config, len(c.Interfaces))
+	for i, in := range c.Interfaces {
+		cfgs[i] = udp.Config{Interface: in.Name, Peer: in.Peer, Listen: c.Listen, Port: in.Port, BufferBytes: c.BufferBytes}
+		if counters[in.Name] == nil {
+			counters[in.Name] = &udp.Counters{}
+		}
+		cfgs[i].Counters = counters[in.Name]
+		if !in.Peer.IsValid() {
+			cfgs[i].Group = c.Group
+		}
 	}
-	link, err := udp.Open(cfg)
+	link, err := udp.OpenBundle(cfgs, log)
 	if err != nil {
 		return nil, err // not a typed nil in the interface
 	}

@@ -14,7 +14,7 @@ type settings struct{ conf.Settings }
 
 func (s *settings) linkConfig() LinkConfig {
 	return LinkConfig{
-		Interface:   s.Interfaces[0],
+		Interfaces:  s.Interfaces,
 		Group:       s.McastGroup,
 		Listen:      s.ListenAddresses,
 		BufferBytes: s.SyncQueueMB << 20,
@@ -29,9 +29,6 @@ func (s *settings) unsupported() (what []string) {
 	}
 	if len(s.ExpectSync) > 0 {
 		what = append(what, "expect-sync: expectations are counted and not kept")
-	}
-	if len(s.Interfaces) > 1 {
-		what = append(what, "more than one interface: only "+s.Interfaces[0].Name+" is used")
 	}
 	return what
 }
@@ -91,19 +88,18 @@ func (e *Engine) configureLink(next *settings) error {
 	}
 	opened, err := e.opt.OpenLink(next.linkConfig())
 	if err != nil {
-		return fmt.Errorf("open sync link on %s: %w", next.Interfaces[0].Name, err)
+		return fmt.Errorf("open the sync link: %w", err)
 	}
 	ctx, cancel := context.WithCancel(e.life)
 	e.mu.Lock()
 	e.link, e.linkDown = opened, cancel
-	e.packer.Max = opened.MaxPayload()
 	e.mu.Unlock()
 	if link != nil {
 		down()
 		if err := link.Close(); err != nil {
 			e.log.Warn("close the former sync link", "err", err)
 		}
-		e.log.Info("sync link changed", "interface", next.Interfaces[0].Name)
+		e.log.Info("sync link opened anew, the session goes on")
 	}
 	e.spawn(ctx, "receiving from the sync link", func(ctx context.Context) error {
 		select {

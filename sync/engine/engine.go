@@ -42,20 +42,21 @@ type Kernel interface {
 	Close() error
 }
 
-// Link is the sync link: datagrams to and from the peers. Batches handed to
-// the callback are reused after it returns.
+// Link is the sync link: datagrams to and from the peers, over one interface or
+// several. Batches handed to the callback are reused after it returns.
 type Link interface {
 	Receive(ctx context.Context, fn func(batch [][]byte, from []netip.AddrPort)) error
 	Send(batch [][]byte) error
-	MaxPayload() int
-	Stats() stats.Channel
+	MaxPayload() int      // may change from one call to the next
+	Stats() stats.Channel // of the interface in use
+	Links() []stats.Link
 	Close() error
 }
 
 // LinkConfig says how to open a Link.
 type LinkConfig struct {
-	Interface   conf.Interface
-	Group       netip.Addr // of a multicast link
+	Interfaces  []conf.Interface // in order of preference
+	Group       netip.Addr       // of a multicast link
 	Listen      []netip.Addr
 	BufferBytes int
 }
@@ -110,6 +111,7 @@ type Engine struct {
 	role      string
 	reign     time.Time // end of the last reign as MASTER, zero if there was none
 	peer      netip.Addr
+	heard     bool // a peer is heard
 	drops     drops
 	traffic   stats.Traffic
 	fill      fill
@@ -180,6 +182,7 @@ func (e *Engine) tick() {
 	now := e.now()
 	e.obey(now, e.session.Tick(now))
 	e.transmit(now)
+	e.watchPeer(now)
 	e.watchCopy(now)
 	e.watchPurge(now)
 	e.watchFill(now)

@@ -68,7 +68,7 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
+	s := stats.Engine{Links: e.link.Links(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}
@@ -79,4 +79,18 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		})
 	}
 	return s, nil
+}
+
+// watchPeer says when the link goes dead and when it is back.
+func (e *Engine) watchPeer(now time.Time) {
+	alive := e.session.Alive(now)
+	if alive == e.heard {
+		return
+	}
+	e.heard = alive
+	if alive {
+		e.log.Info("a peer is heard on the sync link", "peer", e.peer)
+		return
+	}
+	e.log.Warn("no peer is heard on the sync link any more", "peer", e.peer, "unacknowledged", e.session.Unacked())
 }

@@ -19,6 +19,7 @@ func (e *Engine) transmit(now time.Time) {
 	}
 	e.session.Send(now, e.out)
 	e.packer.Reset()
+	e.packer.Max = e.link.MaxPayload()
 	for i := range e.out {
 		e.encode(&e.out[i])
 	}

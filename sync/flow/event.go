@@ -18,11 +18,14 @@ const (
 
 func (t EventType) String() string { return [...]string{"new", "update", "destroy"}[t] }
 
-// Event is one message of the kernel about one flow.
+// Event is one message of the kernel about one flow, or about the expectation
+// Expect where that is not nil; then Flow is meaningless. The kernel reports no
+// updates of expectations, and a destroyed one may be without its master.
 type Event struct {
-	Type EventType
-	Own  bool // caused by this process's own changes to the table
-	Flow Flow
+	Type   EventType
+	Own    bool // caused by this process's own changes to the table
+	Flow   Flow
+	Expect *Expect // stays the receiver's: never reused
 }
 
 // Op is what a Change does to the kernel's table.
@@ -42,6 +45,13 @@ const (
 type Change struct {
 	Op   Op
 	Flow Flow
+}
+
+// ExpectChange is one wish to the kernel's table of expectations. An Upsert
+// creates it or refreshes an equal one; its master must be in the table.
+type ExpectChange struct {
+	Op     Op
+	Expect Expect
 }
 
 // Reason groups the kernel's refusals in words an operator understands.

@@ -29,3 +29,7 @@ type Expect struct {
 	Function                 [32]byte // zero-padded name
 	Since                    int64
 }
+
+// Key is what identifies the expectation: the kernel never holds two that would
+// match the same packet.
+func (x *Expect) Key() Key { return Key{Tuple: x.Tuple, Zone: x.Zone} }

@@ -37,6 +37,17 @@ type Channel struct {
 	Refused map[string]uint64 `json:"refused,omitempty"`
 }
 
+// Link is one sync interface.
+type Link struct {
+	Interface   string  `json:"interface"`
+	Address     string  `json:"address"` // group or peer that is sent to
+	Port        uint16  `json:"port"`
+	State       string  `json:"state"`  // up, down, absent or failed
+	Active      bool    `json:"active"` // the one that is sent on
+	LastHeardMS *int64  `json:"last_heard_ms,omitempty"`
+	Channel     Channel `json:"channel"`
+}
+
 // Tracking counts damaged and missing messages. Lost counts each missing
 // message once, also those recovered afterwards.
 type Tracking struct {
@@ -90,6 +101,7 @@ type Peer struct {
 // Engine is what the engine says of itself; the shim makes a Status of it.
 type Engine struct {
 	Peers     []Peer  `json:"peers"`
+	Links     []Link  `json:"links"`
 	Commit    *Commit `json:"commit,omitempty"`
 	Filling   bool    `json:"filling,omitempty"`   // the internal cache is being read from the kernel
 	Refilling bool    `json:"refilling,omitempty"` // a full copy of the peer's table is under way
@@ -129,6 +141,8 @@ type Status struct {
 	Configuration Configuration `json:"configuration"`
 	Plugin        Plugin        `json:"plugin"`
 	Peers         []Peer        `json:"peers"`
+	Links         []Link        `json:"links"`
+	Alarms        []string      `json:"alarms"` // what is wrong now, one line each
 	Readiness     Readiness     `json:"readiness"`
 	Commit        *Commit       `json:"commit,omitempty"`
 }

@@ -30,13 +30,13 @@ func (c *Conn) Send(datagrams [][]byte) error {
 		k, err := c.out.WriteBatch(c.msgs[:n], 0)
 		k = max(k, 0)
 		for i := range k {
-			c.bytesSent.Add(uint64(len(datagrams[i])))
+			c.count.bytesSent.Add(uint64(len(datagrams[i])))
 		}
-		c.packetsSent.Add(uint64(k))
+		c.count.packetsSent.Add(uint64(k))
 		if err != nil && k == 0 {
 			// The first of the rest is the one that failed; the others are
 			// tried on their own.
-			c.errorsSent.Add(1)
+			c.count.errorsSent.Add(1)
 			k = 1
 			if first == nil {
 				first = fmt.Errorf("send to %s: %w", c.to, err)
@@ -100,7 +100,7 @@ func (r *receiver) run(ctx context.Context, fn func([][]byte, []netip.AddrPort))
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return ctx.Err()
 		case err != nil:
-			r.c.errorsRecv.Add(1)
+			r.c.count.errorsRecv.Add(1)
 			if !pause(ctx) {
 				return ctx.Err()
 			}
@@ -136,10 +136,10 @@ func (r *receiver) take(m *ipv4.Message) {
 	}
 	from := ua.AddrPort()
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	r.c.packetsRecv.Add(1)
-	r.c.bytesRecv.Add(uint64(m.N))
+	r.c.count.packetsRecv.Add(1)
+	r.c.count.bytesRecv.Add(uint64(m.N))
 	if why, bad := r.c.refuse(from.Addr(), m.Flags&unix.MSG_TRUNC != 0); bad {
-		r.c.refused[why].Add(1)
+		r.c.count.refused[why].Add(1)
 		return
 	}
 	r.got = append(r.got, m.Buffers[0][:m.N])

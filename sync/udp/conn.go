@@ -1,10 +1,14 @@
-// Package udp is the sync link: one interface, multicast or unicast, IPv4 or
-// IPv6, datagrams in batches. Sender and receiver are sockets of their own, as
-// conntrackd has them: peers send to the well-known port, never from it.
+// Package udp is the sync link: one interface or several, multicast or
+// unicast, IPv4 or IPv6, datagrams in batches. Sender and receiver are sockets
+// of their own, as conntrackd has them: peers send to the well-known port,
+// never from it.
 //
-// The link is bound to its device. A multicast receiver is bound to the group,
-// so that nothing sent to an address of this host gets in; a unicast one takes
-// datagrams from the configured peer alone. What is refused is counted.
+// A Conn is one interface's sockets, bound to the device. A multicast receiver
+// is bound to the group, so that nothing sent to an address of this host gets
+// in; a unicast one takes datagrams from the configured peer alone. What is
+// refused is counted. A Bundle is the link of a node: it sends on one of its
+// interfaces, listens on all, moves to another when one fails, and opens an
+// interface again that went away and returned.
 package udp
 
 import (
@@ -31,6 +35,7 @@ type Config struct {
 	Listen      []netip.Addr // addresses a unicast link receives on; empty: any
 	Port        uint16
 	BufferBytes int // of each socket, before the kernel doubles it; 0: the system's
+	Counters    *Counters
 }
 
 // Conn is an open link.
@@ -43,7 +48,13 @@ type Conn struct {
 	recv  []*net.UDPConn
 	out   batchConn
 	msgs  []ipv4.Message
+	mtu   atomic.Int64
+	count *Counters
+}
 
+// Counters of an interface outlive its sockets: those of an interface that
+// comes and goes, or of a link that is opened anew, count in the same ones.
+type Counters struct {
 	bytesSent, bytesRecv     atomic.Uint64
 	packetsSent, packetsRecv atomic.Uint64
 	errorsSent, errorsRecv   atomic.Uint64
@@ -81,12 +92,16 @@ const (
 
 // Open opens the link in the network namespace of the calling thread.
 func Open(cfg Config) (*Conn, error) {
+	if cfg.Counters == nil {
+		cfg.Counters = &Counters{}
+	}
 	dev, err := net.InterfaceByName(cfg.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", cfg.Interface, err)
 	}
-	c := &Conn{cfg: cfg, dev: dev}
-	if err := c.readPrefixes(); err != nil {
+	c := &Conn{cfg: cfg, dev: dev, count: cfg.Counters}
+	c.mtu.Store(int64(dev.MTU))
+	if c.local, err = prefixes(dev); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(c.openSender(), c.openReceivers()); err != nil {
@@ -97,24 +112,27 @@ func Open(cfg Config) (*Conn, error) {
 
 func (c *Conn) multicast() bool { return c.cfg.Group.IsValid() }
 
-func (c *Conn) target() netip.Addr {
-	if c.multicast() {
-		return c.cfg.Group
+func (c *Conn) target() netip.Addr { return c.cfg.target() }
+
+// target is where datagrams go.
+func (c *Config) target() netip.Addr {
+	if c.Group.IsValid() {
+		return c.Group
 	}
-	return c.cfg.Peer
+	return c.Peer
 }
 
-func (c *Conn) readPrefixes() error {
-	addrs, err := c.dev.Addrs()
+func prefixes(dev *net.Interface) (all []netip.Prefix, err error) {
+	addrs, err := dev.Addrs()
 	if err != nil {
-		return fmt.Errorf("addresses of %s: %w", c.dev.Name, err)
+		return nil, fmt.Errorf("addresses of %s: %w", dev.Name, err)
 	}
 	for _, a := range addrs {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			c.local = append(c.local, p)
+			all = append(all, p)
 		}
 	}
-	return nil
+	return all, nil
 }
 
 func (c *Conn) network() string {
@@ -260,9 +278,9 @@ func (c *Conn) prepare(fd int, receiver bool) error {
 // MaxPayload is what a datagram may hold without being fragmented.
 func (c *Conn) MaxPayload() int {
 	if c.target().Is4() {
-		return c.dev.MTU - 28
+		return int(c.mtu.Load()) - 28
 	}
-	return c.dev.MTU - 48
+	return int(c.mtu.Load()) - 48
 }
 
 // Close closes the sockets; Receive ends.
@@ -276,20 +294,22 @@ func (c *Conn) Close() error {
 	return errors.Join(errs...)
 }
 
-// Stats counts since Open; bytes are payload.
-func (c *Conn) Stats() stats.Channel {
+// Stats counts since the counters were made; bytes are payload.
+func (c *Conn) Stats() stats.Channel { return c.count.channel(&c.cfg) }
+
+func (n *Counters) channel(cfg *Config) stats.Channel {
 	s := stats.Channel{
-		Type: "udp", Device: c.dev.Name,
-		BytesSent: c.bytesSent.Load(), BytesRecv: c.bytesRecv.Load(),
-		PacketsSent: c.packetsSent.Load(), PacketsRecv: c.packetsRecv.Load(),
-		ErrorsSent: c.errorsSent.Load(), ErrorsRecv: c.errorsRecv.Load(),
+		Type: "udp", Device: cfg.Interface,
+		BytesSent: n.bytesSent.Load(), BytesRecv: n.bytesRecv.Load(),
+		PacketsSent: n.packetsSent.Load(), PacketsRecv: n.packetsRecv.Load(),
+		ErrorsSent: n.errorsSent.Load(), ErrorsRecv: n.errorsRecv.Load(),
 		Refused: map[string]uint64{},
 	}
-	if c.multicast() {
+	if cfg.Group.IsValid() {
 		s.Type = "multicast"
 	}
 	for r := range refusals {
-		s.Refused[r.String()] = c.refused[r].Load()
+		s.Refused[r.String()] = n.refused[r].Load()
 	}
 	return s
 }
