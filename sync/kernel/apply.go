@@ -2,52 +2,10 @@ package kernel
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
-
-const (
-	applyChunk   = 100 // messages a system call; more gains nothing
-	answerWait   = 5 * time.Second
-	answerBuffer = 4 << 20
-	answerReads  = 32
-	answerSize   = 4096
-)
-
-// writer is the socket that changes the table. The events it causes carry its
-// port id.
-type writer struct {
-	nl  *netlink.Conn
-	r   *reader
-	d   *decoder
-	enc encoder
-	pid uint32
-	seq uint32
-}
-
-func newWriter() (*writer, error) {
-	nl, err := dial()
-	if err != nil {
-		return nil, err
-	}
-	err = errors.Join(nl.SetOption(netlink.CapAcknowledge, true),
-		nl.SetReadBuffer(answerBuffer), nl.SetWriteBuffer(answerBuffer))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare a socket for changes: %w", err), nl.Close())
-	}
-	r, err := newReader(nl, answerReads, answerSize)
-	if err != nil {
-		return nil, errors.Join(err, nl.Close())
-	}
-	return &writer{nl: nl, r: r, d: newDecoder(), pid: nl.PID(), seq: 1}, nil
-}
-
-func (w *writer) close() error { return w.nl.Close() }
 
 // Apply writes changes in batches without an answer a message. A change that
 // is not named in the result's Failed took effect. Upsert of an existing flow
@@ -56,86 +14,12 @@ func (w *writer) close() error { return w.nl.Close() }
 //
 // ctx is looked at between chunks of 100 changes; an error means that it is
 // unknown what took effect beyond the last chunk.
-func (c *Conn) Apply(ctx context.Context, batch []flow.Change) (flow.Applied, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var done flow.Applied
-	for start := 0; start < len(batch); start += applyChunk {
-		if err := ctx.Err(); err != nil {
-			return done, err
-		}
-		ch := chunk{w: c.apply, first: start, batch: batch[start:min(start+applyChunk, len(batch))], done: &done}
-		if err := ch.run(); err != nil {
-			return done, fmt.Errorf("write to the conntrack table: %w", err)
-		}
-	}
-	return done, nil
-}
-
-// transact sends what was encoded, numbered base and up, behind it a barrier,
-// and hands each answer with its index to fn: an error number, or a flow.
-func (w *writer) transact(base uint32, n int, fn func(i int, errno unix.Errno, f *flow.Flow)) error {
-	last := base + uint32(n)
-	w.enc.barrier(last)
-	w.seq = last + 1
-	if err := w.send(); err != nil {
-		return err
-	}
-	if err := w.nl.SetReadDeadline(time.Now().Add(answerWait)); err != nil {
-		return err
-	}
-	for {
-		k, err := w.r.read(false)
-		if err != nil {
-			return fmt.Errorf("read the answers: %w", err)
-		}
-		for i := range k {
-			b, _ := w.r.datagram(i)
-			if w.answers(b, base, last, fn) {
-				return nil
-			}
-		}
-	}
-}
-
-// answers handles the messages of a datagram; ended says that the barrier's
-// was among them.
-func (w *writer) answers(b []byte, base, last uint32, fn func(int, unix.Errno, *flow.Flow)) (ended bool) {
-	for {
-		m, rest, ok := nextMessage(b)
-		if !ok {
-			return false
-		}
-		b = rest
-		i := int(int32(m.seq - base))
-		switch {
-		case m.seq == last:
-			return true
-		case i < 0 || m.seq-base > last-base:
-			// the late answer of a chunk that was given up
-		case m.typ == unix.NLMSG_ERROR:
-			fn(i, m.failure(), nil)
-		case m.isFlow():
-			var f flow.Flow
-			if m.decode(w.d, &f) == nil {
-				fn(i, 0, &f)
-			}
-		}
-	}
-}
-
-func (w *writer) send() error {
-	raw := w.r.raw
-	var err error
-	werr := raw.Write(func(fd uintptr) bool {
-		err = unix.Sendto(int(fd), w.enc.buf, unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-		return err != unix.EAGAIN
+func (c *Conn) Apply(ctx context.Context, batch []flow.Change) (done flow.Applied, err error) {
+	err = c.inChunks(ctx, len(batch), func(first, end int) error {
+		ch := chunk{w: c.apply, first: first, batch: batch[first:end], done: &done}
+		return ch.run()
 	})
-	w.enc.buf = w.enc.buf[:0]
-	if err = errors.Join(werr, err); err != nil {
-		return fmt.Errorf("send: %w", err)
-	}
-	return nil
+	return done, err
 }
 
 // chunk is a run of changes small enough for one system call.
@@ -216,8 +100,9 @@ func (c *chunk) refused(i int, errno unix.Errno) {
 }
 
 func (c *chunk) fail(i int, errno unix.Errno) {
+	has := c.batch[i].Flow.Has
 	c.done.Failed = append(c.done.Failed, flow.Failure{
-		Index: c.first + i, Reason: reason(errno, &c.batch[i].Flow), Err: errno,
+		Index: c.first + i, Reason: reason(errno, has&flow.HasMaster != 0, has&flow.HasHelper != 0), Err: errno,
 	})
 }
 
@@ -340,27 +225,4 @@ func sameReply(want, have *flow.Flow) bool {
 		w.Sport, w.Dport, h.Sport, h.Dport = 0, 0, 0, 0
 	}
 	return w == h
-}
-
-// reason puts the kernel's error number into the words of flow.Reason.
-func reason(errno unix.Errno, f *flow.Flow) flow.Reason {
-	switch errno {
-	case unix.EEXIST:
-		return flow.ReasonClash
-	case unix.ENOENT:
-		if f.Has&flow.HasMaster != 0 {
-			return flow.ReasonNoMaster
-		}
-	case unix.EINVAL, unix.ERANGE:
-		return flow.ReasonInvalid
-	case unix.EOPNOTSUPP:
-		if f.Has&flow.HasHelper != 0 {
-			return flow.ReasonHelper
-		}
-	case unix.ENOMEM, unix.ENOSPC:
-		return flow.ReasonFull
-	case unix.EBUSY:
-		return flow.ReasonBusy
-	}
-	return flow.ReasonOther
 }
