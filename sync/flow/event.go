@@ -63,16 +63,16 @@ const (
 	ReasonClash           // the reply tuple belongs to another flow
 	ReasonNoMaster        // the master flow is not in the table
 	ReasonInvalid         // the kernel finds the entry malformed
-	ReasonHelper          // the helper is unknown here
-	ReasonFull            // nf_conntrack_max is reached, or no memory
-	ReasonBusy            // status bits that cannot be set or cleared
+	ReasonHelper          // the helper is unknown here, or the master has none
+	ReasonFull            // nf_conntrack_max or its like for expectations is reached, or no memory
+	ReasonBusy            // status bits that cannot be set or cleared; an overlapping expectation
 )
 
 func (r Reason) String() string {
 	return [...]string{"other", "clash", "no master", "invalid", "unknown helper", "table full", "busy"}[r]
 }
 
-// Failure is a Change the kernel refused.
+// Failure is a Change or an ExpectChange the kernel refused.
 type Failure struct {
 	Index  int // into the batch
 	Reason Reason

@@ -18,7 +18,8 @@ const (
 
 // Expect is an expectation: a flow a helper foresees as child of Master.
 // Mask has the same layout as Tuple's fields. NAT.Src and NAT.Sport hold the
-// translated address and port.
+// translated address and port; an address of zero is the master's. The kernel
+// does not report the zone, which is the master's too.
 type Expect struct {
 	Master, Tuple, Mask, NAT Tuple
 	Zone                     uint16

@@ -1,16 +1,19 @@
 package kernel
 
-// Numbers of linux/netfilter/nfnetlink_conntrack.h.
+// Numbers of linux/netfilter/nfnetlink_conntrack.h and nfnetlink.h.
 const (
-	msgNew    = 0 // IPCTNL_MSG_CT_NEW
+	msgNew    = 0 // IPCTNL_MSG_CT_NEW and IPCTNL_MSG_EXP_NEW
 	msgGet    = 1
 	msgDelete = 2
 
-	subsystem = 1 // NFNL_SUBSYS_CTNETLINK
+	subsystem       = 1 // NFNL_SUBSYS_CTNETLINK
+	subsystemExpect = 2 // NFNL_SUBSYS_CTNETLINK_EXP
 
-	groupNew     = 1 // NFNLGRP_CONNTRACK_*
-	groupUpdate  = 2
-	groupDestroy = 3
+	groupNew           = 1 // NFNLGRP_CONNTRACK_*
+	groupUpdate        = 2
+	groupDestroy       = 3
+	groupExpectNew     = 4
+	groupExpectDestroy = 6
 )
 
 const (
@@ -32,6 +35,22 @@ const (
 	ctaZone          = 18
 	ctaLabels        = 22
 	ctaSynproxy      = 24
+)
+
+const (
+	expMaster   = 1
+	expTuple    = 2
+	expMask     = 3
+	expTimeout  = 4
+	expHelper   = 6
+	expZone     = 7
+	expFlags    = 8
+	expClass    = 9
+	expNAT      = 10
+	expFunction = 11
+
+	expNATDir   = 1 // inside CTA_EXPECT_NAT
+	expNATTuple = 2
 )
 
 // Inside CTA_TUPLE_*.

@@ -1,8 +1,8 @@
 // Package kernel is the ctnetlink edge: it reads conntrack events and tables
-// into flows and writes flows into the kernel's table. Sockets come from
-// mdlayher/netlink; messages are read and written by this package, in batches,
-// without an allocation per flow. All of it concerns the network namespace of
-// the thread that called Open.
+// into flows and expectations, and writes both into the kernel's tables. Sockets
+// come from mdlayher/netlink; messages are read and written by this package, in
+// batches, without an allocation per flow. All of it concerns the network
+// namespace of the thread that called Open.
 package kernel
 
 import (
@@ -21,14 +21,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is access to the conntrack table. It needs CAP_NET_ADMIN.
+// Conn is access to the tables of flows and of expectations. It needs CAP_NET_ADMIN.
 type Conn struct {
 	log    *slog.Logger
 	events *netlink.Conn
 	apply  *writer
 
 	truncated uint64
-	mu        sync.Mutex // one Apply at a time
+	mu        sync.Mutex // guards apply
 }
 
 // Open opens the sockets. Events are collected from then on, in a buffer that
@@ -58,7 +58,7 @@ func openEvents() (*netlink.Conn, error) {
 	if err := c.SetOption(netlink.BroadcastError, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("ask for reliable events: %w", err), c.Close())
 	}
-	for _, g := range []uint32{groupNew, groupUpdate, groupDestroy} {
+	for _, g := range []uint32{groupNew, groupUpdate, groupDestroy, groupExpectNew, groupExpectDestroy} {
 		if err := c.JoinGroup(g); err != nil {
 			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events: %w", err), c.Close())
 		}
@@ -74,7 +74,7 @@ func dial() (*netlink.Conn, error) {
 	return c, nil
 }
 
-// Close closes the sockets; Events, Dump and Apply that run end with an error.
+// Close closes the sockets; Events and changes that run end with an error.
 func (c *Conn) Close() error { return errors.Join(c.events.Close(), c.apply.close()) }
 
 // SetEventBuffer asks for room for events, in bytes of the kernel's accounting

@@ -33,10 +33,11 @@ func walk(b []byte, fn func(typ uint16, v []byte)) error {
 	return nil
 }
 
-// decoder fills one flow after the other. Its callbacks are made once, so that
-// decoding allocates nothing.
+// decoder fills one flow or expectation after the other. Its callbacks are made
+// once, so that decoding allocates nothing.
 type decoder struct {
 	f     *flow.Flow
+	x     *flow.Expect
 	tuple *flow.Tuple
 	adj   *flow.SeqAdj
 	pkts  *uint64
@@ -50,6 +51,7 @@ type decoder struct {
 
 	onTop, onTuple, onIP, onProto, onInfo, onTCP, onSCTP, onDCCP func(uint16, []byte)
 	onHelp, onCounters, onSeqAdj, onSynproxy                     func(uint16, []byte)
+	onExpect, onExpectNAT                                        func(uint16, []byte)
 }
 
 func newDecoder() *decoder {
@@ -57,6 +59,7 @@ func newDecoder() *decoder {
 	d.onTop, d.onTuple, d.onIP, d.onProto = d.top, d.tupleAttr, d.ip, d.proto
 	d.onInfo, d.onTCP, d.onSCTP, d.onDCCP = d.info, d.tcp, d.sctp, d.dccp
 	d.onHelp, d.onCounters, d.onSeqAdj, d.onSynproxy = d.help, d.counters, d.seqAdj, d.synproxy
+	d.onExpect, d.onExpectNAT = d.expectAttr, d.expectNAT
 	return d
 }
 

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"testing"
 
@@ -84,6 +85,50 @@ func compareWith(t *testing.T, ours map[flow.Key]flow.Flow, x *conntrack.Flow) {
 	}
 }
 
+// TestExpectOracle is TestOracle for expectations.
+func TestExpectOracle(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		upsert(t, c, masters()...)
+		if done := upsertExpects(t, c, expectations()...); len(done.Failed) != 0 {
+			t.Fatalf("%+v", done)
+		}
+		other, err := conntrack.Dial(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		theirs, err := other.DumpExpect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := dumpExpects(t, c)
+		if len(ours) != len(theirs) || len(ours) != len(expectations()) {
+			t.Fatalf("%d entries, theirs %d", len(ours), len(theirs))
+		}
+		for i := range theirs {
+			compareExpect(t, ours, &theirs[i])
+		}
+	})
+}
+
+func compareExpect(t *testing.T, ours map[flow.Key]flow.Expect, their *conntrack.Expect) {
+	x, ok := ours[flow.Key{Tuple: fromTheirs(&their.Tuple), Zone: their.Zone}]
+	if !ok {
+		t.Errorf("not among ours: %+v", their.Tuple)
+		return
+	}
+	var nat flow.Tuple
+	if their.NAT.Tuple.IP.SourceAddress.IsValid() {
+		nat = fromTheirs(&their.NAT.Tuple)
+	}
+	if x.Master != fromTheirs(&their.TupleMaster) || x.Mask != fromTheirs(&their.Mask) || x.NAT != nat ||
+		x.Flags != their.Flags || x.Class != their.Class || (x.NATDir == 1) != their.NAT.Direction ||
+		x.Helper.String() != their.HelpName || string(bytes.TrimRight(x.Function[:], "\x00")) != their.Function {
+		t.Errorf("ours %+v\ntheirs %+v", x, their)
+	}
+}
+
 // TestSingleGetReturns: newer releases of the netlink library wait for ever for
 // the end of such an answer; the version is pinned for that reason.
 func TestSingleGetReturns(t *testing.T) {
@@ -132,6 +177,22 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// FuzzDecodeExpect is FuzzDecode for expectations.
+func FuzzDecodeExpect(f *testing.F) {
+	for _, x := range expectations() {
+		var e encoder
+		e.createExpect(1, &x)
+		f.Add(e.buf[nlHeaderLen:])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < nfHeaderLen {
+			return
+		}
+		var x flow.Expect
+		_ = newDecoder().expect(b[0], b[nfHeaderLen:], &x)
+	})
+}
+
 func TestDecodeAllocatesNothing(t *testing.T) {
 	d, msgs := newDecoder(), encoded()
 	var f flow.Flow
@@ -144,6 +205,30 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 	})
 	if n != 0 {
 		t.Fatalf("%v allocations for %d messages", n, len(msgs))
+	}
+}
+
+// TestEventsOfFlowsAllocateNothing also after an expectation in their place of
+// the batch, of which nothing may remain.
+func TestEventsOfFlowsAllocateNothing(t *testing.T) {
+	var e encoder
+	e.createExpect(1, &expectations()[0])
+	expect, _, _ := nextMessage(e.buf)
+	f := variety()[0]
+	e = encoder{}
+	e.create(1, &f, true)
+	l := &listener{d: newDecoder(), batch: make([]flow.Event, 0, 1)}
+	l.add(&expect)
+	if ev := l.batch[0]; ev.Type != flow.EventNew || ev.Expect == nil || ev.Expect.Key() != expectations()[0].Key() {
+		t.Fatalf("%+v", ev)
+	}
+	n := testing.AllocsPerRun(100, func() {
+		l.batch = l.batch[:0]
+		m, _, _ := nextMessage(e.buf)
+		l.add(&m)
+	})
+	if ev := l.batch[0]; n != 0 || ev.Expect != nil || ev.Flow.Orig != f.Orig {
+		t.Fatalf("%v allocations for %+v", n, ev)
 	}
 }
 

@@ -18,6 +18,18 @@ const (
 // Dump reads the whole table, both families, and hands it over in batches; the
 // slice is reused. Entries that come or go meanwhile may be missing or there.
 func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
+	return dumpTable(ctx, subsystem, (*message).isFlow, (*message).decode, fn)
+}
+
+// DumpExpects is Dump for the table of expectations.
+func (c *Conn) DumpExpects(ctx context.Context, fn func([]flow.Expect) error) error {
+	return dumpTable(ctx, subsystemExpect, (*message).isExpect, (*message).decodeExpect, fn)
+}
+
+// dumpTable reads a subsystem's table; what is wanted of the answers is decoded
+// into entries.
+func dumpTable[T any](ctx context.Context, sub uint16, wanted func(*message) bool,
+	decode func(*message, *decoder, *T) error, fn func([]T) error) error {
 	nl, err := dial()
 	if err != nil {
 		return err
@@ -25,7 +37,7 @@ func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 	defer nl.Close()
 	defer interrupt(ctx, nl)()
 	_, err = nl.Send(netlink.Message{
-		Header: netlink.Header{Type: subsystem<<8 | msgGet, Flags: netlink.Request | netlink.Dump},
+		Header: netlink.Header{Type: netlink.HeaderType(sub<<8 | msgGet), Flags: netlink.Request | netlink.Dump},
 		Data:   []byte{unix.AF_UNSPEC, 0, 0, 0},
 	})
 	if err != nil {
@@ -35,7 +47,7 @@ func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 	if err != nil {
 		return err
 	}
-	d := dumper{r: r, d: newDecoder(), batch: make([]flow.Flow, 0, dumpBatch), fn: fn}
+	d := dumper[T]{r: r, d: newDecoder(), wanted: wanted, decode: decode, batch: make([]T, 0, dumpBatch), fn: fn}
 	for {
 		done, err := d.read()
 		if err != nil {
@@ -47,14 +59,17 @@ func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 	}
 }
 
-type dumper struct {
-	r     *reader
-	d     *decoder
-	batch []flow.Flow
-	fn    func([]flow.Flow) error
+type dumper[T any] struct {
+	r      *reader
+	d      *decoder
+	wanted func(*message) bool
+	decode func(*message, *decoder, *T) error
+	m      message // here, so that handing it to a function allocates nothing
+	batch  []T
+	fn     func([]T) error
 }
 
-func (d *dumper) read() (done bool, err error) {
+func (d *dumper[T]) read() (done bool, err error) {
 	n, err := d.r.read(false)
 	if err != nil || n == 0 {
 		return false, err
@@ -64,35 +79,34 @@ func (d *dumper) read() (done bool, err error) {
 		return false, errors.New("an answer is larger than the reader's buffer")
 	}
 	for {
-		m, rest, ok := nextMessage(b)
-		if !ok {
+		var ok bool
+		if d.m, b, ok = nextMessage(b); !ok {
 			return false, nil
 		}
-		b = rest
 		switch {
-		case m.typ == unix.NLMSG_DONE:
+		case d.m.typ == unix.NLMSG_DONE:
 			return true, nil
-		case m.typ == unix.NLMSG_ERROR:
-			return false, m.failure()
-		case m.isFlow():
-			if err := d.add(&m); err != nil {
+		case d.m.typ == unix.NLMSG_ERROR:
+			return false, d.m.failure()
+		case d.wanted(&d.m):
+			if err := d.add(); err != nil {
 				return false, err
 			}
 		}
 	}
 }
 
-func (d *dumper) add(m *message) error {
+func (d *dumper[T]) add() error {
 	if len(d.batch) == cap(d.batch) {
 		if err := d.flush(); err != nil {
 			return err
 		}
 	}
 	d.batch = d.batch[:len(d.batch)+1]
-	return m.decode(d.d, &d.batch[len(d.batch)-1])
+	return d.decode(&d.m, d.d, &d.batch[len(d.batch)-1])
 }
 
-func (d *dumper) flush() error {
+func (d *dumper[T]) flush() error {
 	if len(d.batch) == 0 {
 		return nil
 	}

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"bytes"
+
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"golang.org/x/sys/unix"
 )
@@ -11,9 +13,9 @@ type encoder struct {
 	msg int // start of the message being written
 }
 
-// begin starts a ctnetlink message about flows of this family.
-func (e *encoder) begin(typ, flags uint16, seq uint32, family flow.Family) {
-	e.header(subsystem<<8|typ, flags, seq)
+// begin starts a message to a subsystem of ctnetlink about this family.
+func (e *encoder) begin(sub, typ, flags uint16, seq uint32, family flow.Family) {
+	e.header(sub<<8|typ, flags, seq)
 	e.buf = append(e.buf, byte(family), 0, 0, 0)
 }
 
@@ -46,6 +48,20 @@ func (e *encoder) attr(typ uint16, n int) {
 func (e *encoder) bytes(typ uint16, v []byte) {
 	e.attr(typ, len(v))
 	e.buf = append(e.buf, v...)
+	e.pad()
+}
+
+// name writes a zero-padded name with the one zero the kernel demands.
+func (e *encoder) name(typ uint16, v []byte) {
+	if i := bytes.IndexByte(v, 0); i >= 0 {
+		v = v[:i]
+	}
+	e.attr(typ, len(v)+1)
+	e.buf = append(append(e.buf, v...), 0)
+	e.pad()
+}
+
+func (e *encoder) pad() {
 	for len(e.buf)&3 != 0 {
 		e.buf = append(e.buf, 0)
 	}
@@ -115,7 +131,7 @@ const fallbackTimeout = 60
 // attributes with the port spelled out. A reply tuple that is translated already
 // looks right in a listing and translates nothing.
 func (e *encoder) create(seq uint32, f *flow.Flow, helper bool) {
-	e.begin(msgNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, f.Orig.Family)
+	e.begin(subsystem, msgNew, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq, f.Orig.Family)
 	inverse := f.Orig.Inverse()
 	e.tuple(ctaTupleOrig, &f.Orig)
 	e.tuple(ctaTupleReply, &inverse)
@@ -146,7 +162,7 @@ func (e *encoder) create(seq uint32, f *flow.Flow, helper bool) {
 // NAT, master and helper cannot be changed; the kernel refuses the attributes
 // themselves. Status bits may only be added.
 func (e *encoder) update(seq uint32, f *flow.Flow, status uint32) {
-	e.begin(msgNew, 0, seq, f.Orig.Family)
+	e.begin(subsystem, msgNew, 0, seq, f.Orig.Family)
 	e.tuple(ctaTupleOrig, &f.Orig)
 	e.zone(f)
 	e.u32(ctaStatus, status|f.Status&(flow.StatusSeenReply|flow.StatusAssured))
@@ -159,14 +175,14 @@ func (e *encoder) update(seq uint32, f *flow.Flow, status uint32) {
 
 // get and remove name a flow by its original tuple.
 func (e *encoder) get(seq uint32, t *flow.Tuple, f *flow.Flow) {
-	e.begin(msgGet, 0, seq, t.Family)
+	e.begin(subsystem, msgGet, 0, seq, t.Family)
 	e.tuple(ctaTupleOrig, t)
 	e.zone(f)
 	e.end()
 }
 
 func (e *encoder) remove(seq uint32, t *flow.Tuple, f *flow.Flow, id bool) {
-	e.begin(msgDelete, 0, seq, t.Family)
+	e.begin(subsystem, msgDelete, 0, seq, t.Family)
 	e.tuple(ctaTupleOrig, t)
 	e.zone(f)
 	if id && f.Has&flow.HasID != 0 {
@@ -209,12 +225,7 @@ func (e *encoder) nat(typ uint16, f *flow.Flow, addr *[16]byte, port uint16) {
 
 func (e *encoder) help(f *flow.Flow) {
 	nest := e.open(ctaHelp)
-	name := f.Helper.String()
-	e.attr(helpName, len(name)+1)
-	e.buf = append(append(e.buf, name...), 0)
-	for len(e.buf)&3 != 0 {
-		e.buf = append(e.buf, 0)
-	}
+	e.name(helpName, f.Helper[:])
 	e.close(nest)
 }
 

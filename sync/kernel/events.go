@@ -16,9 +16,12 @@ const (
 )
 
 // Events reads conntrack events until ctx ends and hands them over in the
-// kernel's order: at once when there are few, up to 1024 when the reader is
-// behind. The slice is reused. Lost events come as flow.ErrOverrun, then reading
-// goes on. Call it once.
+// kernel's order, flows and expectations mixed: at once when there are few, up
+// to 1024 when the reader is behind. The slice is reused. Lost events come as
+// flow.ErrOverrun, then reading goes on. Call it once.
+//
+// Of expectations, those that end with their master or make room for a newer
+// one are nobody's own, whoever caused it: the kernel does not say.
 func (c *Conn) Events(ctx context.Context, fn func(batch []flow.Event, err error)) error {
 	r, err := newReader(c.events, eventReads, eventSize)
 	if err != nil {
@@ -79,15 +82,28 @@ func (l *listener) take(i int) {
 			return
 		}
 		b = rest
-		if !m.isFlow() || len(l.batch) == cap(l.batch) {
-			continue
-		}
-		l.batch = l.batch[:len(l.batch)+1]
-		ev := &l.batch[len(l.batch)-1]
-		ev.Type, ev.Own = m.event(), m.pid == l.own
-		if err := m.decode(l.d, &ev.Flow); err != nil {
-			l.batch = l.batch[:len(l.batch)-1]
-			l.conn.log.Error("a conntrack event cannot be read", "err", err)
-		}
+		l.add(&m)
 	}
+}
+
+// add appends the event m is, if it is one.
+func (l *listener) add(m *message) {
+	if !m.isFlow() && !m.isExpect() || len(l.batch) == cap(l.batch) {
+		return
+	}
+	l.batch = l.batch[:len(l.batch)+1]
+	ev := &l.batch[len(l.batch)-1]
+	ev.Type, ev.Own, ev.Expect = m.event(), m.pid == l.own, nil
+	if err := l.decode(m, ev); err != nil {
+		l.batch = l.batch[:len(l.batch)-1]
+		l.conn.log.Error("a conntrack event cannot be read", "err", err)
+	}
+}
+
+func (l *listener) decode(m *message, ev *flow.Event) error {
+	if m.isFlow() {
+		return m.decode(l.d, &ev.Flow)
+	}
+	ev.Flow, ev.Expect = flow.Flow{}, new(flow.Expect)
+	return m.decodeExpect(l.d, ev.Expect)
 }

@@ -27,8 +27,13 @@ func nextMessage(b []byte) (m message, rest []byte, ok bool) {
 }
 
 // isFlow reports whether the message is a conntrack entry.
-func (m *message) isFlow() bool {
-	return m.typ>>8 == subsystem && (m.typ&0xff == msgNew || m.typ&0xff == msgDelete) && len(m.body) >= nfHeaderLen
+func (m *message) isFlow() bool { return m.isEntry(subsystem) }
+
+// isExpect reports whether the message is an expectation.
+func (m *message) isExpect() bool { return m.isEntry(subsystemExpect) }
+
+func (m *message) isEntry(sub uint16) bool {
+	return m.typ>>8 == sub && (m.typ&0xff == msgNew || m.typ&0xff == msgDelete) && len(m.body) >= nfHeaderLen
 }
 
 // decode fills f from a message for which isFlow holds.
@@ -36,8 +41,13 @@ func (m *message) decode(d *decoder, f *flow.Flow) error {
 	return d.flow(m.body[0], m.body[nfHeaderLen:], f)
 }
 
-// event says what kind of event the message is: ctnetlink marks the birth of a
-// flow with CREATE and EXCL.
+// decodeExpect fills x from a message for which isExpect holds.
+func (m *message) decodeExpect(d *decoder, x *flow.Expect) error {
+	return d.expect(m.body[0], m.body[nfHeaderLen:], x)
+}
+
+// event says what kind of event the message is: ctnetlink marks a birth with
+// CREATE and EXCL.
 func (m *message) event() flow.EventType {
 	switch {
 	case m.typ&0xff == msgDelete:

@@ -163,8 +163,16 @@ func TestKernelHoldsWhatWasWritten(t *testing.T) {
 	})
 }
 
+// table is what a Conn and the fake have in common here.
+type table interface {
+	Events(ctx context.Context, fn func(batch []flow.Event, err error)) error
+	Apply(ctx context.Context, batch []flow.Change) (flow.Applied, error)
+	DumpExpects(ctx context.Context, fn func([]flow.Expect) error) error
+	ApplyExpects(ctx context.Context, batch []flow.ExpectChange) (flow.Applied, error)
+}
+
 // collect gathers events until stop says that the last one came.
-func collect(t *testing.T, c *Conn, stop func(flow.Event) bool) []flow.Event {
+func collect(t *testing.T, c table, stop func(flow.Event) bool) []flow.Event {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var all []flow.Event

@@ -1,4 +1,4 @@
-// Package kerneltest is conntrack's table in memory: it fits the engine's
+// Package kerneltest is conntrack's tables in memory: it fits the engine's
 // Kernel, needs no root, and does what no kernel can be made to do on demand.
 package kerneltest
 
@@ -13,16 +13,17 @@ import (
 
 // Table is a fake kernel. Its methods may be called from any goroutine.
 type Table struct {
-	mu     sync.Mutex
-	flows  map[flow.Key]flow.Flow
-	order  []flow.Key
-	queue  []delivery
-	wake   chan struct{}
-	nextID uint32
-	limit  int
-	local  []netip.Addr
-	addrs  chan struct{}
-	hold   chan struct{} // a Dump waits for its end
+	mu      sync.Mutex
+	flows   map[flow.Key]flow.Flow
+	order   []flow.Key
+	expects []flow.Expect
+	queue   []delivery
+	wake    chan struct{}
+	nextID  uint32
+	limit   int
+	local   []netip.Addr
+	addrs   chan struct{}
+	hold    chan struct{} // a Dump waits for its end
 }
 
 type delivery struct {
@@ -64,7 +65,7 @@ func (t *Table) Put(f flow.Flow) { t.mutate(func() { t.put(f, false, false) }) }
 // PutSilently is Put without an event.
 func (t *Table) PutSilently(f flow.Flow) { t.mutate(func() { t.put(f, false, true) }) }
 
-// Remove ends a flow.
+// Remove ends a flow, and with it what it expected.
 func (t *Table) Remove(k flow.Key) { t.mutate(func() { t.remove(k, false, false) }) }
 
 // RemoveSilently is Remove without an event.
@@ -135,6 +136,7 @@ func (t *Table) remove(k flow.Key, own, silent bool) bool {
 	if !silent {
 		t.queue = append(t.queue, delivery{event: flow.Event{Type: flow.EventDestroy, Own: own, Flow: f}})
 	}
+	t.removeExpectsOf(k, silent)
 	return true
 }
 
