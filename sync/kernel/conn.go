@@ -28,6 +28,7 @@ type Conn struct {
 	apply  *writer
 
 	truncated uint64
+	filtered  bool
 	mu        sync.Mutex // guards apply
 }
 
