@@ -5,6 +5,7 @@ package conf
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -59,6 +60,13 @@ var DefaultMcastGroup = netip.AddrFrom4([4]byte{225, 0, 0, 50})
 func (c *Config) Multicast() bool {
 	return len(c.Interfaces) > 0 && !c.Interfaces[0].Peer.IsValid()
 }
+
+// ExpectAll reports whether expect-sync all was written: expectations of any
+// helper, also those the tree has no word for.
+func (c *Config) ExpectAll() bool { return slices.Equal(c.ExpectSync, allExpect) }
+
+// AllExpect is what ExpectSync is when expect-sync all was written.
+func AllExpect() []string { return slices.Clone(allExpect) }
 
 // System answers what the checks must know of the machine.
 type System interface {

@@ -78,7 +78,7 @@ func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 }
 
 // Do runs one of the other verbs: flush (with ?table=), resync, bulk,
-// request-resync, shorten-timers.
+// request-resync, shorten-timers, restart, reset (with ?cache=).
 func (c *Client) Do(ctx context.Context, verb string) error {
 	_, err := get[struct{}](ctx, c, http.MethodPost, "/"+verb)
 	return err

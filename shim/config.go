@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
@@ -97,8 +99,11 @@ func (s *Shim) load(files []conf.File) (ok bool) {
 	for _, f := range files {
 		names = append(names, f.Name)
 	}
+	if cfg != nil && s.opt.Syslog != nil {
+		s.opt.Syslog(!cfg.DisableSyslog)
+	}
 	s.change(func() {
-		s.problems = lines
+		s.problems, s.refusal = lines, ""
 		if len(problems) > 0 {
 			return
 		}
@@ -153,17 +158,37 @@ func (s *Shim) configureEngine(ctx context.Context) {
 	if engine == nil || settings == nil {
 		return
 	}
-	s.mu.Lock()
-	same := reflect.DeepEqual(s.applied, *settings)
-	s.mu.Unlock()
-	if same {
+	var former contract.Settings
+	s.view(func() { former = s.applied })
+	if reflect.DeepEqual(former, *settings) {
 		return
 	}
 	if err := engine.Configure(ctx, *settings); err != nil {
 		s.log.Error("the engine keeps its former configuration", "err", err)
-		s.change(func() { s.problems = append(s.problems, err.Error()) })
+		s.change(func() { s.refusal = err.Error() })
 		return
 	}
-	s.change(func() { s.applied = *settings })
-	s.log.Info("configuration applied", "lines", settings.SetLines())
+	s.change(func() { s.applied, s.refusal = *settings, "" })
+	for _, c := range changes(former.SetLines(), settings.SetLines()) {
+		s.log.Info("configuration changed: " + c)
+	}
+	if !slices.Equal(former.VirtualAddresses, settings.VirtualAddresses) {
+		s.log.Info("virtual addresses changed", "addresses", settings.VirtualAddresses)
+	}
+}
+
+// changes names what leads from one configuration to the other, a set or delete
+// line each.
+func changes(from, to []string) (lines []string) {
+	for _, l := range from {
+		if !slices.Contains(to, l) {
+			lines = append(lines, "delete"+strings.TrimPrefix(l, "set"))
+		}
+	}
+	for _, l := range to {
+		if !slices.Contains(from, l) {
+			lines = append(lines, l)
+		}
+	}
+	return lines
 }

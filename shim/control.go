@@ -63,10 +63,26 @@ func (s *Shim) routes() http.Handler {
 		st, err := e.Statistics(r.Context())
 		answer(w, st, err)
 	}))
+	m.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) {
+		if !s.configured() {
+			answer(w, nil, ErrNotConfigured)
+			return
+		}
+		answer(w, struct{}{}, s.restart(r.Context()))
+	})
+	m.HandleFunc("POST /reset", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		reset := resetExternal
+		if r.FormValue("cache") == "internal" {
+			reset = resetInternal
+		}
+		answer(w, struct{}{}, reset(r.Context(), e))
+	}))
+	m.HandleFunc("GET /cache/internal/expect", s.withEngine(expects(contract.Internal)))
+	m.HandleFunc("GET /cache/external/expect", s.withEngine(expects(contract.External)))
 	m.HandleFunc("GET /cache/internal", s.withEngine(flows(contract.Internal)))
 	m.HandleFunc("GET /cache/external", s.withEngine(flows(contract.External)))
 	m.HandleFunc("POST /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
-		c, err := e.Commit(r.Context())
+		c, err := s.commit(r.Context(), e)
 		answer(w, c, err)
 	}))
 	m.HandleFunc("POST /flush", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
@@ -82,6 +98,11 @@ func (s *Shim) routes() http.Handler {
 		}))
 	}
 	return m
+}
+
+func (s *Shim) configured() (yes bool) {
+	s.view(func() { yes = s.settings != nil })
+	return yes
 }
 
 // withEngine serves what needs the engine.
@@ -132,5 +153,23 @@ func flows(t contract.Table) func(http.ResponseWriter, *http.Request, contract.E
 			_ = enc.Encode(failure{err.Error()})
 		}
 		_ = buf.Flush()
+	}
+}
+
+// expects answers with the expectations of a cache, one JSON object a line.
+func expects(t contract.Table) func(http.ResponseWriter, *http.Request, contract.Engine) {
+	return func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		all, err := e.Expects(r.Context(), t)
+		if err != nil {
+			answer(w, nil, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		enc := json.NewEncoder(w)
+		for i := range all {
+			if enc.Encode(all[i]) != nil {
+				return // the client went away
+			}
+		}
 	}
 }

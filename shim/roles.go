@@ -117,7 +117,7 @@ func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool)
 		return []step{setRole, resync, bulk}
 	case role.State == vrrpwatch.Master:
 		commit := step{"commit the external cache", func(ctx context.Context) error {
-			_, err := e.Commit(ctx)
+			_, err := s.commit(ctx, e)
 			return err
 		}}
 		flush := step{"flush both caches", func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,12 @@ func (f *fakeEngine) RequestResync(context.Context) error { f.note("request"); r
 func (f *fakeEngine) ShortenTimers(context.Context) error { f.note("purge"); return nil }
 func (f *fakeEngine) Flows(_ context.Context, _ contract.Table, fn func([]flow.Flow) error) error {
 	return fn([]flow.Flow{{Orig: flow.Tuple{Proto: 6, Family: flow.IPv4, Sport: 7}, Has: flow.HasMark, Mark: 9}})
+}
+func (f *fakeEngine) Expects(_ context.Context, t contract.Table) ([]flow.Expect, error) {
+	if t == contract.External {
+		return nil, errors.New("expect-sync is not configured!")
+	}
+	return []flow.Expect{{Tuple: flow.Tuple{Proto: 6, Family: flow.IPv4, Dport: 7}}}, nil
 }
 func (f *fakeEngine) Statistics(context.Context) (stats.Statistics, error) {
 	return stats.Statistics{Main: stats.Main{Tracking: stats.Tracking{Lost: 3}}}, nil

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,13 +27,17 @@ import (
 
 // Options say where things are. All directories are created when missing.
 type Options struct {
-	ConfDir        string
-	StateDir       string // keepalived's state files
+	ConfDir  string
+	StateDir string // keepalived's state files
+	// Syslog is told with each configuration whether the log goes to syslog;
+	// nil when there is nobody to tell.
+	Syslog         func(on bool)
 	StateOwner     string // user who may write them
 	RunDir         string // control socket, last-transition, lock
 	Plugin         string // path of the engine's binary
 	KeepalivedConf string // read if it exists
 	VRRPFIFO       string // notify fifo; "" for none
+	Release        string // of the host's software
 	Log            *slog.Logger
 	Now            func() time.Time // nil: time.Now
 
@@ -53,10 +58,15 @@ type Shim struct {
 	applied  contract.Settings  // what the running engine was given
 	files    []string
 	problems []string
+	refusal  string // the engine's, of the settings that are not applied
 
-	engine  contract.Engine // nil while there is none
-	serial  int             // of the engine: grows with each start and end
-	process stats.Plugin
+	engine   contract.Engine // nil while there is none
+	serial   int             // of the engine: grows with each start and end
+	process  stats.Plugin
+	restarts int // asked for by the operator; grows
+	granted  int // those of them that were carried out
+
+	committing atomic.Int32 // commits that run
 
 	role       vrrpwatch.Change
 	roleSerial int // grows with each change

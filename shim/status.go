@@ -1,10 +1,12 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +49,8 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
 	}
-	st.Links = e.Links
+	st.Excluded = e.Excluded
+	st.Links, st.Plugin.Release = e.Links, e.Release
 	if st.Links == nil {
 		st.Links = []stats.Link{}
 	}
@@ -60,18 +63,47 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 func (s *Shim) configuredStatus() stats.Status {
 	st := stats.Status{
 		Failover: "vrrp", SyncGroup: s.settings.SyncGroup, SyncProtocols: append([]string{}, s.settings.ExpectSync...),
-		Role: "UNKNOWN", Plugin: s.process,
+		Release: s.opt.Release, Role: "UNKNOWN", Plugin: s.process,
 		Configuration: stats.Configuration{Files: append([]string{}, s.files...), Errors: append([]string{}, s.problems...)},
+	}
+	if s.refusal != "" {
+		st.Configuration.Errors = append(st.Configuration.Errors, s.refusal)
 	}
 	for _, i := range s.settings.Interfaces {
 		st.SyncInterfaces = append(st.SyncInterfaces, i.Name)
 	}
+	slices.SortFunc(st.SyncInterfaces, natural)
 	st.SyncInterface = strings.Join(st.SyncInterfaces, ", ")
 	if s.role.State != "" {
 		st.Role = string(s.role.State)
 		st.Since = s.since.Format(time.RFC3339)
 	}
 	return st
+}
+
+// natural compares names so that eth2 comes before eth10.
+func natural(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x == "" || y == "" {
+			if a[0] != b[0] {
+				return cmp.Compare(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		n, m := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+		if c := cmp.Or(cmp.Compare(len(n), len(m)), cmp.Compare(n, m), cmp.Compare(len(x), len(y))); c != 0 {
+			return c
+		}
+		a, b = a[len(x):], b[len(y):]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is the number a string begins with.
+func digits(s string) string {
+	return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))]
 }
 
 func (s *Shim) lastTransition() string {

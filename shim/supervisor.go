@@ -134,6 +134,7 @@ func (s *Shim) publish(p *process, settings contract.Settings) {
 	s.change(func() {
 		s.engine, s.applied = p.engine, settings
 		s.serial++
+		s.granted = s.restarts
 		s.process = stats.Plugin{PID: p.pid, Restarts: s.process.Restarts, UpSince: s.opt.Now().Format(time.RFC3339)}
 	})
 }
@@ -152,10 +153,14 @@ func (s *Shim) watchEngine(ctx context.Context, p *process) error {
 	t := time.NewTicker(pingEvery)
 	defer t.Stop()
 	for {
-		configured := false
-		wake := s.view(func() { configured = s.settings != nil })
-		if !configured {
+		configured, restart := false, false
+		wake := s.view(func() { configured, restart = s.settings != nil, s.granted != s.restarts })
+		switch {
+		case !configured:
 			s.log.Info("not configured any more, stopping the engine")
+			return nil
+		case restart:
+			s.log.Info("restarting the engine as the operator asked")
 			return nil
 		}
 		select {

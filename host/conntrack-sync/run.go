@@ -27,6 +27,7 @@ const (
 
 func runCommand(o *options) *cobra.Command {
 	var h host.Options
+	var syslogPath string
 	c := &cobra.Command{Use: "run", Short: "Run in the foreground until SIGTERM", Args: noArgs}
 	f := c.Flags()
 	f.StringVar(&h.ConfDir, "conf-dir", defaultConfDir, "directory of *.conf, watched")
@@ -35,15 +36,17 @@ func runCommand(o *options) *cobra.Command {
 	f.StringVar(&h.Plugin, "plugin", "", "engine binary (default: next to this one, else in "+libexec+")")
 	f.StringVar(&h.KeepalivedConf, "keepalived-conf", defaultKeepalived, "read for virtual addresses and groups if it exists")
 	f.StringVar(&h.VRRPFIFO, "vrrp-fifo", "", "fifo that keepalived writes (vrrp_notify_fifo)")
+	f.StringVar(&syslogPath, "syslog", defaultSyslog, "socket of syslog, used unless disable-syslog is configured")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		h.RunDir = o.runDir
+		h.RunDir, h.Release = o.runDir, version
 		if h.Plugin == "" {
 			h.Plugin = o.findPlugin()
 		}
 		if _, err := os.Stat(h.Plugin); err != nil {
 			return fmt.Errorf("engine binary: %w; name it with --plugin", err)
 		}
-		h.Log = slog.New(slog.NewTextHandler(o.stderr, nil))
+		l := newLogger(o.stderr, syslogPath)
+		h.Log, h.Syslog = slog.New(newHandler(l)), l.syslog
 		return host.Load(c.Context(), h).Wait()
 	}
 	return c

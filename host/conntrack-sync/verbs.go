@@ -32,16 +32,24 @@ func verbCommands(o *options) []*cobra.Command {
 			}
 			return nil
 		}})
-	cmds := []*cobra.Command{flush, commit}
+	do := func(use, short, verb string) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+			return shim.Dial(o.runDir).Do(c.Context(), verb)
+		}}
+	}
+	restart := group("restart", "Restart a service",
+		do("conntrack-sync", "Replace the engine, ask the peers for their tables and send ours", "restart"))
+	reset := group("reset", "Reset a service", group("conntrack-sync", "The synchronisation",
+		do("external-cache", "Empty the external cache and ask the peers for their tables", "reset?cache=external"),
+		do("internal-cache", "Read the internal cache from the kernel anew and send it", "reset?cache=internal")))
+	cmds := []*cobra.Command{flush, commit, restart, reset}
 	for verb, short := range map[string]string{
 		"resync":         "Compare the internal cache with the kernel and mend it",
 		"bulk":           "Send the internal cache to the peers",
 		"request-resync": "Ask the peers for their tables",
 		"shorten-timers": "Start the timed purge",
 	} {
-		cmds = append(cmds, &cobra.Command{Use: verb, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
-			return shim.Dial(o.runDir).Do(c.Context(), verb)
-		}})
+		cmds = append(cmds, do(verb, short, verb))
 	}
 	return cmds
 }

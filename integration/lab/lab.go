@@ -48,6 +48,7 @@ type Options struct {
 	Bin        string    // directory of the binaries
 	Config     [2]string // of each router; "" is Seed
 	Conntrackd [2]bool   // run conntrackd there instead
+	Sync       []string  // sync interfaces; default SyncDev alone
 	Log        func(format string, args ...any)
 }
 
@@ -98,6 +99,9 @@ func New(opt Options) (*Lab, error) {
 	}
 	if opt.Log == nil {
 		opt.Log = func(string, ...any) {}
+	}
+	if len(opt.Sync) == 0 {
+		opt.Sync = []string{SyncDev}
 	}
 	l := &Lab{Dir: dir, opt: opt, prefix: fmt.Sprintf("cts%d.%d", os.Getpid(), labs.Add(1))}
 	if err := l.build(); err != nil {
@@ -151,12 +155,34 @@ func (l *Lab) cables() error {
 		plug(r, "lan0", "lan")
 		plug(r, "wan0", "wan")
 	}
-	do(l.R[0], "link", "add", SyncDev, "type", "veth", "peer", "name", SyncDev, "netns", l.R[1].Namespace)
-	for _, r := range l.R {
-		do(r, "link", "set", SyncDev, "up")
+	for i := range l.opt.Sync {
+		errs = append(errs, l.SyncCable(i))
 	}
 	return errors.Join(errs...)
 }
+
+// SyncCable plugs the i-th sync interface in on both routers and gives it its
+// addresses, SyncAddr and SyncAddr6.
+func (l *Lab) SyncCable(i int) error {
+	dev := l.opt.Sync[i]
+	_, err := l.R[0].Run("ip", "link", "add", dev, "type", "veth", "peer", "name", dev, "netns", l.R[1].Namespace)
+	errs := []error{err}
+	for k, r := range l.R {
+		for _, args := range [][]string{
+			{"link", "set", dev, "up"},
+			{"addr", "add", SyncAddr(i, k) + "/26", "dev", dev},
+			{"addr", "add", SyncAddr6(i, k) + "/64", "dev", dev, "nodad"},
+		} {
+			_, err := r.Run(append([]string{"ip"}, args...)...)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// SyncAddr is the address of router k on the i-th sync interface.
+func SyncAddr(i, k int) string  { return fmt.Sprintf("192.0.2.%d", 64*i+k+1) }
+func SyncAddr6(i, k int) string { return fmt.Sprintf("fd77:%d::%d", i, k+1) }
 
 func (l *Lab) addresses() error {
 	var errs []error
@@ -178,7 +204,6 @@ func (l *Lab) addresses() error {
 	for i, r := range l.R {
 		give(r, "lan0", fmt.Sprintf("10.1.0.%d/24", i+1), fmt.Sprintf("fd01::%d/64", i+1))
 		give(r, "wan0", fmt.Sprintf("203.0.113.%d/24", i+1), fmt.Sprintf("fd02::%d/64", i+1))
-		give(r, SyncDev, fmt.Sprintf("192.0.2.%d/24", i+1), fmt.Sprintf("fd77::%d/64", i+1))
 	}
 	do(l.Client, "route", "add", "default", "via", LANVirtual)
 	do(l.Client, "-6", "route", "add", "default", "via", LANVirtual6)
@@ -209,7 +234,7 @@ const ruleset = `table inet filter {
 		type filter hook input priority 0; policy drop;
 		iif "lo" accept
 		meta l4proto { 112, icmp, icmpv6, igmp } accept
-		iifname "eth0" udp dport 3780-3790 accept
+		iifname != { "lan0", "wan0" } udp dport 3780-3790 accept
 		ct state established,related accept
 	}
 	chain forward {

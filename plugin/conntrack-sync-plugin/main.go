@@ -34,6 +34,7 @@ func main() {
 		OpenKernel:     func() (engine.Kernel, error) { return kernel.Open(log) },
 		OpenLink:       func(c engine.LinkConfig) (engine.Link, error) { return openLink(c, log) },
 		InterfaceAddrs: interfaceAddrs,
+		Release:        version,
 		Log:            log,
 	})
 	term := make(chan os.Signal, 1)

@@ -33,6 +33,8 @@ func unwrap(err error) error {
 		return context.Canceled
 	case codes.DeadlineExceeded:
 		return context.DeadlineExceeded
+	case codes.Unimplemented:
+		return fmt.Errorf("the engine is of an older release and does not know this; install both programs of one release and restart: %s", s.Message())
 	case codes.Unavailable:
 		return fmt.Errorf("%w: %s", ErrGone, s.Message())
 	}
@@ -111,6 +113,26 @@ func (c *client) Flows(ctx context.Context, t Table, fn func([]flow.Flow) error)
 		if err := fn(batch); err != nil {
 			return err
 		}
+	}
+}
+
+func (c *client) Expects(ctx context.Context, t Table) (all []flow.Expect, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.rpc.Expects(ctx, &pb.Which{Table: uint32(t)})
+	if err != nil {
+		return nil, unwrap(err)
+	}
+	for {
+		d, err := stream.Recv()
+		if err == io.EOF {
+			return all, nil
+		}
+		some, err := read[[]flow.Expect](d, err)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
 	}
 }
 

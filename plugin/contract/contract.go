@@ -58,6 +58,9 @@ type Engine interface {
 	// Flows hands the entries of one cache over in batches; fn must not keep
 	// the slice.
 	Flows(ctx context.Context, t Table, fn func([]flow.Flow) error) error
+	// Expects returns the expectations of one cache; an error where they are not
+	// replicated.
+	Expects(ctx context.Context, t Table) ([]flow.Expect, error)
 	// Statistics and Status are snapshots.
 	Statistics(ctx context.Context) (stats.Statistics, error)
 	Status(ctx context.Context) (stats.Engine, error)

@@ -3,6 +3,7 @@ package contract
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
@@ -83,6 +84,26 @@ func (s *server) Flows(w *pb.Which, stream grpc.ServerStreamingServer[pb.FlowBat
 		}
 		return stream.Send(b)
 	}))
+}
+
+// expectChunk is how many expectations travel in one document.
+const expectChunk = 500
+
+func (s *server) Expects(w *pb.Which, stream grpc.ServerStreamingServer[pb.Document]) error {
+	all, err := s.engine.Expects(stream.Context(), Table(w.Table))
+	if err != nil {
+		return plain(err)
+	}
+	for chunk := range slices.Chunk(all, expectChunk) {
+		d, err := document(chunk, nil)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *server) Statistics(ctx context.Context, _ *pb.Empty) (*pb.Document, error) {

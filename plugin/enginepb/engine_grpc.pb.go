@@ -31,6 +31,7 @@ const (
 	Engine_RequestResync_FullMethodName = "/conntracksync.engine.v1.Engine/RequestResync"
 	Engine_ShortenTimers_FullMethodName = "/conntracksync.engine.v1.Engine/ShortenTimers"
 	Engine_Flows_FullMethodName         = "/conntracksync.engine.v1.Engine/Flows"
+	Engine_Expects_FullMethodName       = "/conntracksync.engine.v1.Engine/Expects"
 	Engine_Statistics_FullMethodName    = "/conntracksync.engine.v1.Engine/Statistics"
 	Engine_Status_FullMethodName        = "/conntracksync.engine.v1.Engine/Status"
 	Engine_Ping_FullMethodName          = "/conntracksync.engine.v1.Engine/Ping"
@@ -51,6 +52,8 @@ type EngineClient interface {
 	RequestResync(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	ShortenTimers(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	Flows(ctx context.Context, in *Which, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FlowBatch], error)
+	// Expects sends JSON arrays of expectations.
+	Expects(ctx context.Context, in *Which, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Document], error)
 	Statistics(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
@@ -166,6 +169,25 @@ func (c *engineClient) Flows(ctx context.Context, in *Which, opts ...grpc.CallOp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Engine_FlowsClient = grpc.ServerStreamingClient[FlowBatch]
 
+func (c *engineClient) Expects(ctx context.Context, in *Which, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Document], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[1], Engine_Expects_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[Which, Document]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ExpectsClient = grpc.ServerStreamingClient[Document]
+
 func (c *engineClient) Statistics(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Document)
@@ -208,7 +230,7 @@ func (c *engineClient) Stop(ctx context.Context, in *Empty, opts ...grpc.CallOpt
 
 func (c *engineClient) Attach(ctx context.Context, in *Empty, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Empty], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[1], Engine_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Engine_ServiceDesc.Streams[2], Engine_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +260,8 @@ type EngineServer interface {
 	RequestResync(context.Context, *Empty) (*Empty, error)
 	ShortenTimers(context.Context, *Empty) (*Empty, error)
 	Flows(*Which, grpc.ServerStreamingServer[FlowBatch]) error
+	// Expects sends JSON arrays of expectations.
+	Expects(*Which, grpc.ServerStreamingServer[Document]) error
 	Statistics(context.Context, *Empty) (*Document, error)
 	Status(context.Context, *Empty) (*Document, error)
 	Ping(context.Context, *Empty) (*Empty, error)
@@ -280,6 +304,9 @@ func (UnimplementedEngineServer) ShortenTimers(context.Context, *Empty) (*Empty,
 }
 func (UnimplementedEngineServer) Flows(*Which, grpc.ServerStreamingServer[FlowBatch]) error {
 	return status.Error(codes.Unimplemented, "method Flows not implemented")
+}
+func (UnimplementedEngineServer) Expects(*Which, grpc.ServerStreamingServer[Document]) error {
+	return status.Error(codes.Unimplemented, "method Expects not implemented")
 }
 func (UnimplementedEngineServer) Statistics(context.Context, *Empty) (*Document, error) {
 	return nil, status.Error(codes.Unimplemented, "method Statistics not implemented")
@@ -472,6 +499,17 @@ func _Engine_Flows_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Engine_FlowsServer = grpc.ServerStreamingServer[FlowBatch]
 
+func _Engine_Expects_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(Which)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(EngineServer).Expects(m, &grpc.GenericServerStream[Which, Document]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Engine_ExpectsServer = grpc.ServerStreamingServer[Document]
+
 func _Engine_Statistics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -615,6 +653,11 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Flows",
 			Handler:       _Engine_Flows_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Expects",
+			Handler:       _Engine_Expects_Handler,
 			ServerStreams: true,
 		},
 		{

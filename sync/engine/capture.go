@@ -27,6 +27,10 @@ func (e *Engine) onEvents(batch []flow.Event, err error) {
 }
 
 func (e *Engine) capture(now time.Time, ev *flow.Event) {
+	if ev.Expect != nil {
+		e.captureExpect(now, ev)
+		return
+	}
 	k := ev.Flow.Key()
 	r := e.internal.Find(&k)
 	if ev.Type == flow.EventDestroy {
@@ -34,6 +38,9 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 		return
 	}
 	if r == 0 {
+		if ev.Own && e.direct() {
+			return // injected; it becomes ours with a take-over
+		}
 		if c := e.filter.class(&ev.Flow); c != classKeep {
 			e.filter.excluded[c]++
 			return

@@ -29,14 +29,20 @@ func (e *Engine) Commit(ctx context.Context) (stats.Commit, error) {
 	}
 	start := e.now()
 	c := commit{engine: e, doc: stats.Commit{At: start.Format(time.RFC3339), Refused: map[string]int{}}}
-	err := c.run(ctx)
+	err := e.drainInjections(ctx)
+	if err == nil {
+		err = c.run(ctx)
+	}
+	if err == nil {
+		err = c.commitExpects(ctx)
+	}
 	c.doc.DurationMS = float64(e.now().Sub(start).Microseconds()) / 1000
 	e.mu.Lock()
 	e.wroteAt = e.now()
 	e.commit = &c.doc
 	e.mu.Unlock()
 	e.log.Info("external cache committed", "entries", c.doc.Entries, "created", c.doc.Created,
-		"updated", c.doc.Updated, "recreated", c.doc.Recreated, "refused", c.refused(), "ms", c.doc.DurationMS)
+		"updated", c.doc.Updated, "recreated", c.doc.Recreated, "expectations", c.doc.Expects, "refused", c.refused(), "ms", c.doc.DurationMS)
 	if err != nil {
 		return c.doc, fmt.Errorf("commit: %w", err)
 	}
@@ -58,10 +64,13 @@ type commit struct {
 }
 
 func (c *commit) run(ctx context.Context) error {
+	c.engine.mu.Lock()
+	direct := c.engine.direct() // then only what is not in the kernel yet
+	c.engine.mu.Unlock()
 	for pass := range commitPasses {
 		before := c.doc.Entries
 		for _, children := range [...]bool{false, true} {
-			if err := c.walk(ctx, pass > 0, children); err != nil {
+			if err := c.walk(ctx, pass > 0 || direct, children); err != nil {
 				return err
 			}
 		}
@@ -103,14 +112,18 @@ func (c *commit) collect(at cache.Ref, dirtyOnly, children bool) cache.Ref {
 			continue
 		}
 		c.batch = append(c.batch, flow.Change{Op: flow.Upsert})
-		f := &c.batch[len(c.batch)-1].Flow
-		e.external.Load(at, f)
-		f.Timeout = max(f.Timeout, minTimeout)
-		f.Has |= flow.HasTimeout
-		f.Has &^= flow.HasID
+		e.loadCommittable(at, &c.batch[len(c.batch)-1].Flow)
 		e.external.Clean(at)
 	}
 	return at
+}
+
+// loadCommittable loads an entry of the peer's as it is to be written here.
+func (e *Engine) loadCommittable(r cache.Ref, f *flow.Flow) {
+	e.external.Load(r, f)
+	f.Timeout = max(f.Timeout, minTimeout)
+	f.Has |= flow.HasTimeout
+	f.Has &^= flow.HasID
 }
 
 // soil marks the batch as still to be written.
@@ -132,13 +145,17 @@ func (c *commit) account(done *flow.Applied) {
 	c.doc.Updated += done.Updated
 	c.doc.Recreated += done.Recreated
 	for _, f := range done.Failed {
-		reason := f.Reason.String()
-		if c.doc.Refused[reason] == 0 {
-			c.engine.log.Warn("the kernel refuses an entry", "reason", reason,
-				"flow", c.batch[f.Index].Flow.Orig, "err", f.Err)
-		}
-		c.doc.Refused[reason]++
+		c.refuse(f.Reason, f.Err, "flow", c.batch[f.Index].Flow.Orig)
 	}
+}
+
+// refuse books a refusal; the first of each reason is logged.
+func (c *commit) refuse(why flow.Reason, err error, kind string, t flow.Tuple) {
+	reason := why.String()
+	if c.doc.Refused[reason] == 0 {
+		c.engine.log.Warn("the kernel refuses an entry", "reason", reason, kind, t, "err", err)
+	}
+	c.doc.Refused[reason]++
 }
 
 func (c *commit) refused() (n int) {

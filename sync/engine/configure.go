@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
 )
@@ -19,18 +20,6 @@ func (s *settings) linkConfig() LinkConfig {
 		Listen:      s.ListenAddresses,
 		BufferBytes: s.SyncQueueMB << 20,
 	}
-}
-
-// unsupported names what the configuration asks for and this engine does not
-// do.
-func (s *settings) unsupported() (what []string) {
-	if s.DisableExternalCache {
-		what = append(what, "disable-external-cache: the external cache stays on")
-	}
-	if len(s.ExpectSync) > 0 {
-		what = append(what, "expect-sync: expectations are counted and not kept")
-	}
-	return what
 }
 
 // Configure starts the engine, or applies changed settings to the running one.
@@ -49,9 +38,6 @@ func (e *Engine) Configure(ctx context.Context, s conf.Settings) error {
 		return err
 	}
 	first := e.adopt(next)
-	for _, w := range next.unsupported() {
-		e.log.Warn("configuration not supported yet", "what", w)
-	}
 	if err := e.refreshFilter(); err != nil {
 		return err
 	}
@@ -117,7 +103,16 @@ func (e *Engine) adopt(next *settings) (first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	first = e.settings == nil
+	was := e.injecting()
+	before := e.settings
 	e.settings = next
+	e.changeMode(was)
+	if !first && !slices.Equal(before.ExpectSync, next.ExpectSync) {
+		e.dropUnwanted()
+		e.fill.wanted = "expect-sync changed"
+		e.copyIn.tries = 0
+		e.askForCopy("expect-sync changed")
+	}
 	return first
 }
 
@@ -131,6 +126,7 @@ func (e *Engine) begin() error {
 		return e.kernel.WatchAddrs(ctx, e.onAddrs)
 	})
 	e.spawn(e.life, "timers", e.tickLoop)
+	e.spawn(e.life, "injecting", e.injectLoop)
 	if err := e.refill(e.life, false); err != nil {
 		return fmt.Errorf("read the kernel's table: %w", err)
 	}
@@ -166,6 +162,9 @@ func (e *Engine) refreshFilter() error {
 		return nil
 	}
 	loosened := e.filter.made
+	if err := e.kernel.SetFilter(e.settings.AcceptProtocols); err != nil {
+		e.log.Warn("events are filtered here, not by the kernel", "err", err)
+	}
 	e.filter = next
 	e.dropFiltered()
 	if loosened {

@@ -102,8 +102,9 @@ func (e *Engine) copyStep(stalled *time.Time) (more bool) {
 }
 
 func (e *Engine) endCopy(now time.Time) {
+	expects := e.copyExpects()
 	e.transmit(now)
-	e.log.Info("full copy sent", "entries", e.copyOut.sent)
+	e.log.Info("full copy sent", "entries", e.copyOut.sent, "expectations", expects)
 	again := e.copyOut.again
 	e.copyOut = copyOut{}
 	if again {
@@ -134,6 +135,7 @@ const (
 // external cache. The request goes with the next transmit.
 func (e *Engine) askForCopy(reason string) {
 	e.external.NewGeneration()
+	e.exp.external.NewGeneration()
 	e.copyIn = copyIn{asked: true, reason: reason, lost: e.session.Counters.Lost, tries: e.copyIn.tries}
 	e.out = append(e.out, ftfw.Out{Type: wire.Control, Flags: wire.FlagResync})
 	e.log.Info("asking the peer for its table", "why", reason)
@@ -173,10 +175,13 @@ func (e *Engine) watchCopy(now time.Time) {
 func (e *Engine) sweepExternal() (n int) {
 	for r := e.external.First(); r != 0; r = e.external.Next(r) {
 		if e.external.Old(r) {
+			k := e.external.Key(r)
 			e.external.Delete(r)
+			e.injectFlow(k)
 			n++
 		}
 	}
+	n += e.sweepExpects(e.now())
 	e.drops.swept += uint64(n)
 	return n
 }

@@ -33,6 +33,12 @@ type Kernel interface {
 	Dump(ctx context.Context, fn func([]flow.Flow) error) error
 	// Apply writes a batch; what is not named in Failed took effect.
 	Apply(ctx context.Context, batch []flow.Change) (flow.Applied, error)
+	// DumpExpects and ApplyExpects are the same for expectations.
+	DumpExpects(ctx context.Context, fn func([]flow.Expect) error) error
+	ApplyExpects(ctx context.Context, batch []flow.ExpectChange) (flow.Applied, error)
+	// SetFilter drops events about flows of other protocols where the kernel can
+	// do that; none means all pass.
+	SetFilter(protocols []uint8) error
 	// LocalAddrs returns the addresses of this host; WatchAddrs calls fn
 	// whenever they changed, until ctx ends.
 	LocalAddrs() ([]netip.Addr, error)
@@ -68,6 +74,7 @@ type Options struct {
 	// InterfaceAddrs returns the addresses of a sync interface; nil means none
 	// are known.
 	InterfaceAddrs func(name string) []netip.Addr
+	Release        string           // of this software, told to peers
 	Log            *slog.Logger     // nil discards
 	Now            func() time.Time // nil: time.Now
 }
@@ -91,6 +98,7 @@ type Engine struct {
 	configMu sync.Mutex // one Configure or Stop at a time
 	commitMu sync.Mutex // one commit at a time
 	refillMu sync.Mutex // one comparison at a time
+	injectMu sync.Mutex // one injection at a time
 
 	kernel Kernel        // set once, by the first Configure
 	filled chan struct{} // closed when the internal cache was read from the kernel
@@ -103,6 +111,8 @@ type Engine struct {
 	session   *ftfw.Session
 	internal  *cache.Table
 	external  *cache.Table
+	exp       expects
+	inject    inject
 	out       []ftfw.Out
 	packer    wire.Packer
 	msgs      []wire.Message
@@ -112,6 +122,9 @@ type Engine struct {
 	reign     time.Time // end of the last reign as MASTER, zero if there was none
 	peer      netip.Addr
 	heard     bool // a peer is heard
+	kind      peerKind
+	met       bool   // a peer was heard since this node started
+	advert    []byte // what goes behind control messages
 	drops     drops
 	traffic   stats.Traffic
 	fill      fill
@@ -122,7 +135,6 @@ type Engine struct {
 	purge     purge
 	commit    *stats.Commit
 	wroteAt   time.Time // end of the last commit
-	ignored   uint64    // expectation messages of the peer
 }
 
 // master is the role in which a node's own table is the truth.
@@ -142,6 +154,9 @@ func New(opt Options) *Engine {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{opt: opt, log: opt.Log, internal: cache.New(0), external: cache.New(0), filled: make(chan struct{})}
+	e.exp = newExpects()
+	e.advert = wire.AppendAdvert(nil, &wire.Advert{Low: protocolLow, High: protocolHigh, Release: opt.Release})
+	e.inject.wake = make(chan struct{}, 1)
 	e.session = ftfw.New(rand.Uint32())
 	e.life, e.cancel = context.WithCancel(context.Background())
 	return e
@@ -186,6 +201,9 @@ func (e *Engine) tick() {
 	e.watchCopy(now)
 	e.watchPurge(now)
 	e.watchFill(now)
+	e.watchArmed(now)
+	e.exp.internal.Forget(now.Add(-burial).Unix())
+	e.exp.external.Forget(now.Add(-burial).Unix())
 }
 
 // Ping answers once the lock that serves events can be had.
@@ -205,7 +223,9 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	if e.role == master && role != master {
 		e.reign = e.now()
 	}
+	was := e.injecting()
 	e.role = role
+	e.changeMode(was)
 	return nil
 }
 

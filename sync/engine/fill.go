@@ -39,6 +39,9 @@ func (e *Engine) refill(ctx context.Context, tell bool) error {
 		return nil
 	})
 	if err == nil {
+		err = e.fillExpects(ctx, tell)
+	}
+	if err == nil {
 		e.sweepInternal(tell)
 	}
 	e.endFill()
@@ -74,6 +77,8 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 	r := e.internal.Find(&k)
 	kind := wire.CTUpd
 	switch {
+	case r == 0 && e.injected(&k):
+		return
 	case r == 0:
 		e.fill.missing++
 		kind = wire.CTNew

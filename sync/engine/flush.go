@@ -37,6 +37,7 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 		e.purge.armed = false
 		e.endFlushLocked(now)
 		e.flushed = e.internal.Detach()
+		e.exp.flushInternal(now)
 		e.flushedAt = now
 	}
 	switch {
@@ -44,6 +45,9 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 		e.external.Clear()
 	case t == flow.Both:
 		e.flushExternal(now)
+	}
+	if t != flow.Internal {
+		e.exp.flushExternal(now)
 	}
 	return nil
 }
@@ -93,6 +97,7 @@ func (e *Engine) endFlushLocked(now time.Time) {
 		return
 	}
 	e.flushed = nil
+	e.endFlushExpects()
 	for r := old.First(); r != 0; r = old.Next(r) {
 		k := old.Key(r)
 		if e.internal.Find(&k) != 0 {
@@ -172,7 +177,9 @@ func (e *Engine) flowsSlice(t flow.Table, at cache.Ref, batch []flow.Flow) ([]fl
 	defer e.mu.Unlock()
 	tab := e.internal
 	if t == flow.External {
-		tab = e.external
+		if tab = e.external; e.direct() {
+			return batch, 0
+		}
 	}
 	for len(batch) < cap(batch) {
 		if at = tab.Next(at); at == 0 {

@@ -22,6 +22,11 @@ func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
 			continue
 		}
 		e.peer = from[i].Addr()
+		for k := range e.msgs {
+			if e.msgs[k].Type == wire.Control {
+				e.meet(&e.msgs[k])
+			}
+		}
 		rd := e.session.Receive(now, e.msgs)
 		e.deliver(now, rd.Deliver)
 		e.obey(now, rd)
@@ -33,8 +38,8 @@ func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
 func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
 	for i := range msgs {
 		m := &msgs[i]
-		if m.Type >= wire.ExpNew {
-			e.ignored++
+		if isExpect(m.Type) {
+			e.deliverExpect(now, m)
 			continue
 		}
 		if err := wire.ParseFlow(m.Body, &e.scratch); err != nil {
@@ -55,6 +60,8 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		if r != 0 {
 			e.external.Delete(r)
 		}
+		e.injectFlow(k)
+		return
 	case r != 0 && t == wire.CTUpd:
 		e.renewed(now, r)
 		e.external.Merge(r, f)
@@ -65,6 +72,10 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		if _, _, err := e.external.Put(f, now.Unix()); err != nil {
 			e.drops.cacheFull++
 		}
+	}
+	if e.injecting() {
+		e.disown(&k)
+		e.injectFlow(k)
 	}
 }
 

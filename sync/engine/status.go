@@ -23,24 +23,19 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 	if e.settings == nil {
 		return stats.Statistics{}, errNotConfigured
 	}
-	external := e.external.Stats()
 	c := &e.session.Counters
-	return stats.Statistics{
-		Main: stats.Main{
-			CacheInternal: e.internal.Stats(),
-			CacheExternal: &external,
-			Traffic:       e.traffic,
-			Channel:       e.link.Stats(),
-			Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost},
-		},
+	s := stats.Statistics{
+		Main:  e.block(e.internal.Stats(), e.external.Stats(), e.inject.flows),
+		Links: e.link.Links(),
 		Drops: map[string]uint64{
-			"cache_full":         e.drops.cacheFull,
-			"event_overruns":     e.drops.overruns,
-			"expectations":       e.ignored,
-			"far_sequence":       c.Far,
-			"packets_before":     c.Before,
-			"resend_queue_full":  c.Overflow,
-			"swept_after_a_copy": e.drops.swept,
+			"cache_full":              e.drops.cacheFull,
+			"event_overruns":          e.drops.overruns,
+			"expectations_unwanted":   e.exp.ignored,
+			"expectations_masterless": e.exp.orphans,
+			"far_sequence":            c.Far,
+			"packets_before":          c.Before,
+			"resend_queue_full":       c.Overflow,
+			"swept_after_a_copy":      e.drops.swept,
 		},
 		Excluded: e.excluded(),
 		Session: map[string]uint64{
@@ -49,7 +44,36 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"unanswered":    c.Unanswered,
 			"peer_restarts": c.Restarts,
 		},
-	}, nil
+	}
+	if e.settings.syncsExpects() {
+		x := e.block(e.exp.internal.Stats(), e.exp.external.Stats(), e.inject.expectations)
+		s.Expect = &x
+	}
+	if e.direct() {
+		s.Inject = map[string]uint64{
+			"held":    uint64(e.external.Len()),
+			"waiting": uint64(len(e.inject.queue) + len(e.inject.again)),
+			"rearmed": e.inject.rearmed,
+		}
+	}
+	return s, nil
+}
+
+// block is one table's part of the statistics.
+func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
+	c := &e.session.Counters
+	m := stats.Main{
+		CacheInternal: internal,
+		Traffic:       e.traffic,
+		Channel:       e.link.Stats(),
+		Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost},
+	}
+	if e.direct() {
+		m.ExternalInject = &injected
+	} else {
+		m.CacheExternal = &external
+	}
+	return m
 }
 
 func (e *Engine) excluded() map[string]uint64 {
@@ -68,13 +92,13 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Links: e.link.Links(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
+	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}
 	if heard := e.session.Heard(); !heard.IsZero() {
 		s.Peers = append(s.Peers, stats.Peer{
-			Address: e.peer.String(), Protocol: "conntrackd", Alive: e.session.Alive(now),
+			Address: e.peer.String(), Protocol: "conntrackd", Software: e.kind.String(), Alive: e.session.Alive(now),
 			LastHeardMS: now.Sub(heard).Milliseconds(), Unacked: e.session.Unacked(),
 		})
 	}

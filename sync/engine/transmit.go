@@ -40,6 +40,9 @@ func (e *Engine) compact() {
 			}
 			e.internal.SetNote(cache.Ref(m.Ref), 0)
 		}
+		if isExpect(m.Type) && !e.sendable(&m) {
+			continue
+		}
 		kept = append(kept, m)
 	}
 	e.out = kept
@@ -49,6 +52,7 @@ func (e *Engine) encode(m *ftfw.Out) {
 	h := wire.Message{Type: m.Type, Flags: m.Flags, Seq: m.Seq, From: m.From, To: m.To}
 	switch m.Type {
 	case wire.Control:
+		h.Body = e.advert
 		e.packer.Control(h)
 	case wire.CTDel:
 		e.scratch = flow.Flow{Orig: m.Key.Tuple, Zone: m.Key.Zone}
@@ -56,11 +60,17 @@ func (e *Engine) encode(m *ftfw.Out) {
 			e.scratch.Has = flow.HasZone
 		}
 		e.packer.Flow(h, &e.scratch)
+	case wire.ExpNew, wire.ExpUpd, wire.ExpDel:
+		x, _ := e.exp.internal.Find(m.Key)
+		e.packer.Expect(h, x)
 	default:
 		e.internal.Load(cache.Ref(m.Ref), &e.scratch)
 		e.packer.Flow(h, &e.scratch)
 	}
 }
+
+// isExpect tells messages about expectations from those about flows.
+func isExpect(t wire.Type) bool { return t >= wire.ExpNew && t <= wire.ExpDel }
 
 // linkFailed says once a minute that sending fails; each failure is counted by
 // the link, and the session sends again what was lost.
@@ -87,7 +97,12 @@ func (e *Engine) obey(now time.Time, rd ftfw.Ready) {
 	}
 	if rd.AskAll {
 		e.copyIn.tries = 0
-		e.askForCopy("the peer's numbering began anew")
+		if e.met {
+			e.askForCopy("the peer's numbering began anew")
+		} else {
+			e.askAtStart()
+		}
+		e.met = true
 	}
 	if rd.ResyncHeard {
 		e.copyIn.heard(now)
@@ -96,6 +111,10 @@ func (e *Engine) obey(now time.Time, rd ftfw.Ready) {
 
 // resend queues what became of the flow of a message that was lost.
 func (e *Engine) resend(it *ftfw.Item) {
+	if isExpect(it.Type) {
+		e.resendExpect(it.Key)
+		return
+	}
 	if r := e.internal.Find(&it.Key); r != 0 {
 		e.queueFlow(wire.CTUpd, r)
 		return

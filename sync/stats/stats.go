@@ -76,6 +76,10 @@ type Statistics struct {
 	Excluded map[string]uint64 `json:"excluded,omitempty"`
 	// Session counts the work of the reliable session.
 	Session map[string]uint64 `json:"session,omitempty"`
+	// Inject describes direct injection: entries held, waiting, armed again.
+	Inject map[string]uint64 `json:"inject,omitempty"`
+	// Links counts each sync interface.
+	Links []Link `json:"links"`
 }
 
 // Commit is the account of the last commit of the external cache.
@@ -87,12 +91,16 @@ type Commit struct {
 	Recreated  int            `json:"recreated"`
 	Refused    map[string]int `json:"refused,omitempty"`
 	DurationMS float64        `json:"duration_ms"`
+	// Expects are the expectations there were, ExpectsWritten those the kernel took.
+	Expects        int `json:"expects,omitempty"`
+	ExpectsWritten int `json:"expects_written,omitempty"`
 }
 
 // Peer is what is known of a node on the sync link.
 type Peer struct {
 	Address     string `json:"address"`
-	Protocol    string `json:"protocol"` // conntrackd
+	Protocol    string `json:"protocol"` // spoken with it: conntrackd
+	Software    string `json:"software"` // what it is and its release, "unknown" at first
 	LastHeardMS int64  `json:"last_heard_ms"`
 	Alive       bool   `json:"alive"`
 	Unacked     int    `json:"unacknowledged"`
@@ -100,12 +108,14 @@ type Peer struct {
 
 // Engine is what the engine says of itself; the shim makes a Status of it.
 type Engine struct {
-	Peers     []Peer  `json:"peers"`
-	Links     []Link  `json:"links"`
-	Commit    *Commit `json:"commit,omitempty"`
-	Filling   bool    `json:"filling,omitempty"`   // the internal cache is being read from the kernel
-	Refilling bool    `json:"refilling,omitempty"` // a full copy of the peer's table is under way
-	Purge     string  `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
+	Release   string            `json:"release"`
+	Peers     []Peer            `json:"peers"`
+	Links     []Link            `json:"links"`
+	Excluded  map[string]uint64 `json:"excluded"`
+	Commit    *Commit           `json:"commit,omitempty"`
+	Filling   bool              `json:"filling,omitempty"`   // the internal cache is being read from the kernel
+	Refilling bool              `json:"refilling,omitempty"` // a full copy of the peer's table is under way
+	Purge     string            `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
 }
 
 // Readiness says whether this node would carry the traffic now.
@@ -123,6 +133,7 @@ type Configuration struct {
 // Plugin describes the engine process.
 type Plugin struct {
 	PID      int    `json:"pid,omitempty"`
+	Release  string `json:"release,omitempty"`
 	Restarts int    `json:"restarts"`
 	UpSince  string `json:"up_since,omitempty"` // RFC 3339
 }
@@ -136,6 +147,7 @@ type Status struct {
 	LastTransition string   `json:"last_transition"` // "" before the first
 	SyncProtocols  []string `json:"sync_protocols"`  // expectations, in printing order
 
+	Release       string        `json:"release"` // of this command's daemon; the engine's is in Plugin
 	Role          string        `json:"role"`
 	Since         string        `json:"since,omitempty"`
 	Configuration Configuration `json:"configuration"`
@@ -144,5 +156,7 @@ type Status struct {
 	Links         []Link        `json:"links"`
 	Alarms        []string      `json:"alarms"` // what is wrong now, one line each
 	Readiness     Readiness     `json:"readiness"`
-	Commit        *Commit       `json:"commit,omitempty"`
+	// Excluded counts kernel events about flows that are not replicated, by class.
+	Excluded map[string]uint64 `json:"excluded"`
+	Commit   *Commit           `json:"commit,omitempty"`
 }

@@ -149,7 +149,7 @@ func AppendExpect(b []byte, m *Message, x *flow.Expect) []byte {
 }
 
 func appendExpectNAT(b []byte, x *flow.Expect) []byte {
-	if x.Has&flow.ExpectHasNATAddr != 0 {
+	if x.Has&flow.ExpectHasNATAddr != 0 && x.NAT.Family != flow.IPv6 { // no attribute for IPv6
 		b = append(append(attr(b, exNATIPv4, 8), x.NAT.Src[:4]...), x.NAT.Dst[:4]...)
 	}
 	if x.Has&flow.ExpectHasNATProto != 0 {

@@ -34,6 +34,13 @@ func (p *Packer) Flow(m Message, f *flow.Flow) {
 	p.end()
 }
 
+// Expect packs a message about an expectation.
+func (p *Packer) Expect(m Message, x *flow.Expect) {
+	p.begin()
+	p.cur = AppendExpect(p.cur, &m, x)
+	p.end()
+}
+
 // Control packs a control message.
 func (p *Packer) Control(m Message) {
 	p.begin()

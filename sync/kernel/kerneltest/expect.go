@@ -15,6 +15,13 @@ func (t *Table) PutExpect(x flow.Expect) { t.mutate(func() { t.putExpect(x, fals
 // RemoveExpect is an expectation that was met, or timed out.
 func (t *Table) RemoveExpect(k flow.Key) { t.mutate(func() { t.removeExpect(k, false) }) }
 
+// RemoveExpectSilently is RemoveExpect without an event.
+func (t *Table) RemoveExpectSilently(k flow.Key) {
+	t.mutate(func() {
+		t.expects = slices.DeleteFunc(t.expects, func(x flow.Expect) bool { return x.Key() == k })
+	})
+}
+
 // Expects returns the expectations, oldest first.
 func (t *Table) Expects() []flow.Expect {
 	t.mu.Lock()

@@ -249,6 +249,9 @@ func (t *Table) WatchAddrs(ctx context.Context, fn func()) error {
 	}
 }
 
+// SetFilter lets everything pass, as a kernel without filters does.
+func (t *Table) SetFilter([]uint8) error { return nil }
+
 // SetEventBuffer grants everything.
 func (t *Table) SetEventBuffer(bytes int) (int, error) { return bytes, nil }
 

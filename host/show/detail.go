@@ -1,0 +1,109 @@
+package show
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// Detail writes "show conntrack-sync status --detail": what the short form says,
+// and behind it everything an operator asks next, beginning with whether this
+// node would carry the traffic now.
+func Detail(w io.Writer, s stats.Status) error {
+	out := bufio.NewWriter(w)
+	if err := Status(out, s); err != nil {
+		return err
+	}
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(out, "%-22s: %s\n", label, fmt.Sprintf(format, args...))
+	}
+	ready := "yes"
+	if !s.Readiness.Ready {
+		ready = "NO"
+	}
+	line("would carry traffic", "%s: %s", ready, strings.Join(s.Readiness.Reasons, "; "))
+	for _, a := range s.Alarms {
+		line("alarm", "%s", a)
+	}
+	role := s.Role
+	if s.Since != "" {
+		role += " since " + s.Since
+	}
+	line("role", "%s", role)
+	for _, p := range s.Peers {
+		line("peer", "%s", peer(&p))
+	}
+	for _, l := range s.Links {
+		line("sync link", "%s", link(&l))
+	}
+	if c := s.Commit; c != nil {
+		line("last commit", "%s", commit(c))
+	}
+	line("not replicated", "%s", counts(s.Excluded))
+	line("configuration", "%s", strings.Join(s.Configuration.Files, ", "))
+	line("releases", "host %s, engine %s", orUnknown(s.Release), orUnknown(s.Plugin.Release))
+	line("engine", "pid %d, up since %s, crashed %d times", s.Plugin.PID, orUnknown(s.Plugin.UpSince), s.Plugin.Restarts)
+	return out.Flush()
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+func peer(p *stats.Peer) string {
+	state := "alive"
+	if !p.Alive {
+		state = "SILENT"
+	}
+	return fmt.Sprintf("%s, %s, %s, heard %s ago, %d messages unacknowledged", p.Address, p.Software, state, ago(p.LastHeardMS), p.Unacked)
+}
+
+func link(l *stats.Link) string {
+	s := fmt.Sprintf("%s to %s port %d, %s", l.Interface, l.Address, l.Port, l.State)
+	if l.Active {
+		s += ", in use"
+	}
+	if l.LastHeardMS != nil {
+		return s + ", heard " + ago(*l.LastHeardMS) + " ago"
+	}
+	return s + ", never heard"
+}
+
+func commit(c *stats.Commit) string {
+	s := fmt.Sprintf("%s, %d entries in %.0f ms: %d created, %d updated, %d recreated", c.At, c.Entries, c.DurationMS, c.Created, c.Updated, c.Recreated)
+	if len(c.Refused) == 0 {
+		return s + ", none refused"
+	}
+	refused := map[string]uint64{}
+	for why, n := range c.Refused {
+		refused[why] = uint64(n)
+	}
+	return s + ", refused: " + counts(refused)
+}
+
+// counts writes what is not zero, by name.
+func counts(m map[string]uint64) string {
+	var parts []string
+	for name, n := range m {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", name, n))
+		}
+	}
+	if len(parts) == 0 {
+		return "nothing seen"
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+func ago(ms int64) string {
+	return (time.Duration(ms) * time.Millisecond).Round(100 * time.Millisecond).String()
+}

@@ -1,0 +1,27 @@
+package show
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+func TestDetail(t *testing.T) {
+	heard := int64(340)
+	var b bytes.Buffer
+	_ = Detail(&b, stats.Status{
+		SyncInterface: "eth0, eth1", SyncGroup: "SG", LastTransition: "BACKUP at Fri Dec 24 10:34:36 UTC 2021",
+		Role: "BACKUP", Since: "2021-12-24T10:34:36Z", Release: "0.2.0",
+		Readiness: stats.Readiness{Reasons: []string{"the peer's table is still being copied"}},
+		Alarms:    []string{"sync interface eth1 is absent"},
+		Peers:     []stats.Peer{{Address: "192.0.2.1", Software: "conntrack-sync 0.1.9", Alive: true, LastHeardMS: 340, Unacked: 3}},
+		Links: []stats.Link{{Interface: "eth0", Address: "225.0.0.50", Port: 3780, State: "up", Active: true, LastHeardMS: &heard},
+			{Interface: "eth1", Address: "225.0.0.50", Port: 3781, State: "absent"}},
+		Commit:        &stats.Commit{At: "2021-12-24T10:00:00Z", Entries: 12, Created: 10, DurationMS: 7.4, Refused: map[string]int{"clash": 2}},
+		Excluded:      map[string]uint64{"router": 7, "vrrp": 1, "loopback": 0},
+		Configuration: stats.Configuration{Files: []string{"10-sync.conf", "20-site.conf"}},
+		Plugin:        stats.Plugin{PID: 42, Release: "0.2.1", UpSince: "2021-12-24T09:00:00Z", Restarts: 1},
+	})
+	golden(t, "status-detail.txt", b.String())
+}

@@ -1,0 +1,268 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/engine"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/kernel/kerneltest"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/sync/udp/udptest"
+)
+
+// clock is the real one, which a test may put forward.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// direct starts an engine with the external cache disabled.
+func direct(t *testing.T, table *kerneltest.Table, link *udptest.Link, now func() time.Time) *node {
+	t.Helper()
+	n := &node{table: table, link: link}
+	n.Engine = engine.New(engine.Options{
+		OpenKernel: func() (engine.Kernel, error) { return table, nil },
+		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return link, nil },
+		Now:        now,
+	})
+	s := settings()
+	s.DisableExternalCache = true
+	if err := n.Configure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	return n
+}
+
+// sameTables says whether b's kernel holds what a's does.
+func sameTables(a, b *kerneltest.Table, n int) func() error {
+	return func() error {
+		if a.Len() != n || b.Len() != n {
+			return fmt.Errorf("%d and %d entries, want %d", a.Len(), b.Len(), n)
+		}
+		for i := range 1000 {
+			k := new(flowNo(i)).Key()
+			f, here := a.Flow(k)
+			g, there := b.Flow(k)
+			if here != there || f.TCP.State != g.TCP.State || f.Reply != g.Reply {
+				return fmt.Errorf("%v: %v %v, state %d and %d", k.Tuple, here, there, f.TCP.State, g.TCP.State)
+			}
+		}
+		return nil
+	}
+}
+
+func statistics(t *testing.T, n *node) stats.Statistics {
+	t.Helper()
+	s, err := n.Statistics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestDirectInjection: births, changes and ends reach the standby's kernel
+// without a commit, over a bad link too; its external cache is empty.
+func TestDirectInjection(t *testing.T) {
+	for _, faults := range []udptest.Faults{{}, {Drop: 0.1, Duplicate: 0.1, Reorder: 0.1}} {
+		la, lb := udptest.Pair(3, faults)
+		a := start(t, kerneltest.New(), la)
+		b := direct(t, kerneltest.New(), lb, nil)
+		for i := range 1000 {
+			a.table.Put(flowNo(i))
+		}
+		eventually(t, "the standby's kernel", sameTables(a.table, b.table, 1000))
+		for i := range 300 {
+			f := flowNo(i)
+			f.TCP.State = flow.TCPFinWait
+			a.table.Put(f)
+		}
+		for i := 300; i < 600; i++ {
+			a.table.Remove(new(flowNo(i)).Key())
+		}
+		eventually(t, "changes and ends", sameTables(a.table, b.table, 700))
+		s := statistics(t, b)
+		if s.Main.CacheExternal != nil || s.Main.ExternalInject == nil || s.Main.CacheInternal.Active != 0 {
+			t.Fatalf("%+v", s.Main)
+		}
+		if c := s.Main.ExternalInject; c.Created != 1000 || c.Updated < 300 || c.Destroyed < 300 || c.CreatedFailed+c.DestroyedFailed != 0 {
+			t.Errorf("counted %+v", *c)
+		}
+		if len(entries(t, b, flow.External)) != 0 || len(entries(t, b, flow.Internal)) != 0 {
+			t.Error("the caches are not empty")
+		}
+		if in := entries(t, a, flow.External); len(in) != 0 {
+			t.Errorf("%d entries came back to the active", len(in))
+		}
+	}
+}
+
+// TestInjectedFlowsAreArmedAgain: the standby sees no packet of a flow; it must
+// not run out there while it lives at the active.
+func TestInjectedFlowsAreArmedAgain(t *testing.T) {
+	c := &clock{}
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, c.now)
+	for i := range 100 {
+		a.table.Put(flowNo(i)) // of 100 s
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 100))
+	c.advance(40 * time.Second)
+	time.Sleep(300 * time.Millisecond)
+	if s := statistics(t, b); s.Inject["rearmed"] != 0 {
+		t.Errorf("armed again before half the time was over: %v", s.Inject)
+	}
+	for round := uint64(1); round < 4; round++ {
+		c.advance(51 * time.Second)
+		eventually(t, "all armed again", func() error {
+			if s := statistics(t, b); s.Inject["rearmed"] != 100*round {
+				return fmt.Errorf("round %d: %v", round, s.Inject)
+			}
+			return nil
+		})
+	}
+	if s := statistics(t, b); s.Main.ExternalInject.Updated != 0 {
+		t.Errorf("counted as the peer's updates: %+v", s.Main.ExternalInject)
+	}
+}
+
+// TestAMasterIsNotInjectedInto: what the peer says meanwhile waits.
+func TestAMasterIsNotInjectedInto(t *testing.T) {
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, nil)
+	if err := b.SetRole(t.Context(), "syncgrp", "MASTER"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "b hearing of them", func() error {
+		if s := statistics(t, b); s.Inject["held"] != 100 {
+			return fmt.Errorf("%v", s.Inject)
+		}
+		return nil
+	})
+	if b.table.Len() != 0 {
+		t.Fatalf("%d flows in the kernel of a MASTER", b.table.Len())
+	}
+	if err := b.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 100))
+}
+
+// TestTakeOverAfterInjection: commit has nothing to do; the refill makes the
+// flows this node's own, and nobody is told that they ended.
+func TestTakeOverAfterInjection(t *testing.T) {
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, nil)
+	for i := range 200 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 200))
+	for _, step := range []func() error{
+		func() error { return b.SetRole(t.Context(), "syncgrp", "MASTER") },
+		func() error {
+			done, err := b.Commit(t.Context())
+			if done.Entries != 0 {
+				t.Errorf("commit wrote %+v", done)
+			}
+			return err
+		},
+		func() error { return b.Flush(t.Context(), flow.Both) },
+		func() error { return b.Resync(t.Context()) },
+		func() error { return b.Bulk(t.Context()) },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(entries(t, b, flow.Internal)); n != 200 {
+		t.Errorf("%d entries in the internal cache of the new MASTER", n)
+	}
+	eventually(t, "the former active's view", mirrors(t, b, a))
+}
+
+// TestInjectedFlowsStayThePeers: a standby whose engine restarts finds in its
+// kernel what its predecessor injected. Those flows are not its own, and not
+// sent back.
+func TestInjectedFlowsStayThePeers(t *testing.T) {
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, nil)
+	for i := range 200 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 200))
+	if err := b.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, lb2 := udptest.Pair(4, udptest.Faults{})
+	udptest.Join(la, lb2)
+	b = direct(t, b.table, lb2, nil)
+	if err := b.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.RequestResync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the flows being the peer's", func() error {
+		if n := len(entries(t, b, flow.Internal)); n != 0 {
+			return fmt.Errorf("%d in the internal cache", n)
+		}
+		return nil
+	})
+	eventually(t, "both kernels", sameTables(a.table, b.table, 200))
+	a.table.Remove(new(flowNo(7)).Key())
+	eventually(t, "an end", sameTables(a.table, b.table, 199))
+}
+
+// TestModeChangesLive: the external cache survives being disabled and enabled.
+func TestModeChangesLive(t *testing.T) {
+	a, b := pair(t, udptest.Faults{})
+	for i := range 100 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "the standby's view", mirrors(t, a, b))
+	s := settings()
+	s.DisableExternalCache = true
+	if err := b.Configure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 100))
+	if err := b.Configure(t.Context(), settings()); err != nil {
+		t.Fatal(err)
+	}
+	if err := mirrors(t, a, b)(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestARefusedInjectionIsTriedAgain: with the table full an entry is refused and
+// counted; it gets in once there is room and it would be armed again.
+func TestARefusedInjectionIsTriedAgain(t *testing.T) {
+	c := &clock{}
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, c.now)
+	b.table.Limit(10)
+	for i := range 20 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "refusals", func() error {
+		if s := statistics(t, b).Main.ExternalInject; s.Created != 10 || s.CreatedFailed != 10 {
+			return fmt.Errorf("%+v", *s)
+		}
+		return nil
+	})
+	b.table.Limit(0)
+	c.advance(60 * time.Second)
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 20))
+}
