@@ -80,9 +80,9 @@ func wait(t *testing.T, what string, ok func() (bool, error)) {
 type router struct{ sync, keepalived *lab.Process }
 
 // startSync starts conntrack-sync and waits until it answers.
-func startSync(t *testing.T, n *lab.Node) *lab.Process {
+func startSync(t *testing.T, n *lab.Node, more ...string) *lab.Process {
 	t.Helper()
-	p := must[*lab.Process](t)(n.StartSync())
+	p := must[*lab.Process](t)(n.StartSync(more...))
 	wait(t, n.Name+" answering", func() (bool, error) {
 		_, err := n.Statistics()
 		return err == nil, err

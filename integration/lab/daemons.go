@@ -126,10 +126,11 @@ func (n *Node) StartKeepalived() (*Process, error) {
 		"-p", n.file("keepalived.pid"), "-r", n.file("vrrp.pid"), "-c", n.file("checkers.pid"), "-b", n.file("bfd.pid"))
 }
 
-// StartSync starts conntrack-sync.
-func (n *Node) StartSync() (*Process, error) {
-	return n.Start("conntrack-sync", n.Binary(), "run", "--conf-dir", n.ConfDir(), "--state-dir", n.StateDir(),
-		"--run-dir", n.RunDir(), "--vrrp-fifo", n.FIFO(), "--keepalived-conf", n.file("keepalived.conf"))
+// StartSync starts conntrack-sync, with more options behind the usual ones.
+func (n *Node) StartSync(more ...string) (*Process, error) {
+	args := []string{n.Binary(), "run", "--conf-dir", n.ConfDir(), "--state-dir", n.StateDir(),
+		"--run-dir", n.RunDir(), "--vrrp-fifo", n.FIFO(), "--keepalived-conf", n.file("keepalived.conf")}
+	return n.Start("conntrack-sync", append(args, more...)...)
 }
 
 // StartConntrackd starts conntrackd.
@@ -180,4 +181,9 @@ func (n *Node) Active() (internal, external uint64, err error) {
 		return 0, 0, err
 	}
 	return s.Main.CacheInternal.Active, s.Main.CacheExternal.Active, nil
+}
+
+// Expects are the expectations of a cache.
+func (n *Node) Expects(which string) ([]flow.Expect, error) {
+	return ask[[]flow.Expect](n, "show", "conntrack-sync", "cache", which, "expect")
 }

@@ -1,7 +1,7 @@
 // Package flow says what a connection-tracking flow is: tuples, attributes,
-// events and changes to the kernel's table. Its types hold no pointers, so
-// slices of them can be reused for ever and are never walked by the garbage
-// collector. The package opens nothing and reads no clock.
+// events and changes to the kernel's table. A Flow and what it is made of hold
+// no pointers, so slices of them can be reused for ever and are never walked by
+// the garbage collector. The package opens nothing and reads no clock.
 package flow
 
 import (

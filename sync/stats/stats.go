@@ -42,7 +42,8 @@ type Link struct {
 	Interface   string  `json:"interface"`
 	Address     string  `json:"address"` // group or peer that is sent to
 	Port        uint16  `json:"port"`
-	State       string  `json:"state"`  // up, down, absent or failed
+	State       string  `json:"state"` // up, down, absent or failed
+	MTU         int     `json:"mtu,omitempty"`
 	Active      bool    `json:"active"` // the one that is sent on
 	LastHeardMS *int64  `json:"last_heard_ms,omitempty"`
 	Channel     Channel `json:"channel"`

@@ -314,6 +314,9 @@ func (b *Bundle) Links() []stats.Link {
 	for i, m := range b.members {
 		links[i] = stats.Link{Interface: m.cfg.Interface, Address: m.cfg.target().String(), Port: m.cfg.Port,
 			State: m.state, Active: i == b.choose.active, Channel: m.cfg.Counters.channel(&m.cfg)}
+		if m.conn != nil {
+			links[i].MTU = int(m.conn.mtu.Load())
+		}
 		if heard := b.choose.links[i].heard; !heard.IsZero() {
 			ms := now.Sub(heard).Milliseconds()
 			links[i].LastHeardMS = &ms

@@ -12,13 +12,12 @@
 package udp
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -135,13 +134,6 @@ func prefixes(dev *net.Interface) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
-func (c *Conn) network() string {
-	if c.target().Is4() {
-		return "udp4"
-	}
-	return "udp6"
-}
-
 // zoned gives link-local addresses, multicast groups among them, the interface
 // they need as their zone.
 func (c *Conn) zoned(a netip.Addr) netip.Addr {
@@ -234,22 +226,48 @@ func (c *Conn) join(s *net.UDPConn) error {
 }
 
 // listen opens a socket bound to the device; the zero address is an ephemeral
-// port of any address.
+// port of any address. Package net would bind a multicast group's socket to any
+// address, and let datagrams in that were sent to this host.
 func (c *Conn) listen(at netip.AddrPort) (*net.UDPConn, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
-		var err error
-		cerr := rc.Control(func(fd uintptr) { err = c.prepare(int(fd), at.IsValid()) })
-		return errors.Join(cerr, err)
-	}}
-	address := ":0"
-	if at.IsValid() {
-		address = at.String()
+	family := unix.AF_INET6
+	if c.target().Is4() {
+		family = unix.AF_INET
 	}
-	pc, err := lc.ListenPacket(context.Background(), c.network(), address)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a socket: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "sync link")
+	defer f.Close()
+	if err := c.prepare(fd, at.IsValid()); err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, c.sockaddr(at)); err != nil {
+		return nil, fmt.Errorf("bind: %w", err)
+	}
+	pc, err := net.FilePacketConn(f)
 	if err != nil {
 		return nil, err
 	}
 	return pc.(*net.UDPConn), nil
+}
+
+func (c *Conn) sockaddr(at netip.AddrPort) unix.Sockaddr {
+	if c.target().Is4() {
+		sa := &unix.SockaddrInet4{Port: int(at.Port())}
+		if at.IsValid() {
+			sa.Addr = at.Addr().As4()
+		}
+		return sa
+	}
+	sa := &unix.SockaddrInet6{Port: int(at.Port())}
+	if at.IsValid() {
+		sa.Addr = at.Addr().As16()
+		if at.Addr().Zone() != "" {
+			sa.ZoneId = uint32(c.dev.Index)
+		}
+	}
+	return sa
 }
 
 func (c *Conn) prepare(fd int, receiver bool) error {
@@ -258,6 +276,11 @@ func (c *Conn) prepare(fd int, receiver bool) error {
 	}
 	if receiver {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+	}
+	if !c.target().Is4() {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return err
 		}
 	}

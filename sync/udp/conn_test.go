@@ -193,6 +193,34 @@ func TestForeignSourcesAreRefused(t *testing.T) {
 	}
 }
 
+// TestTheGroupIsTheOnlyWayIn: a datagram that a host of the link sends to an
+// address of ours, not to the group, does not even reach the socket.
+func TestTheGroupIsTheOnlyWayIn(t *testing.T) {
+	addr := netip.MustParseAddr
+	for group, to := range map[string]string{"225.0.0.50": "192.0.2.2", "ff02::50": "fd77::2"} {
+		t.Run(group, func(t *testing.T) {
+			pairOf(t, Config{Group: addr(group)}, Config{Group: addr(group)})
+			var answer error
+			within(t, fmt.Sprintf("udptest%d-0", os.Getpid()), func() {
+				conn, err := net.Dial("udp", net.JoinHostPort(to, "3780"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				// Nobody listens there: the host says so, by port unreachable.
+				for i := 0; i < 2000 && answer == nil; i++ {
+					_, answer = conn.Write([]byte("forged"))
+					time.Sleep(5 * time.Millisecond)
+				}
+			})
+			if answer == nil {
+				t.Errorf("a datagram to %s finds a socket", to)
+			}
+		})
+	}
+}
+
 func TestMissingInterface(t *testing.T) {
 	_, err := Open(Config{Interface: "nosuch0", Group: netip.MustParseAddr("225.0.0.50"), Port: 3780})
 	if err == nil || !strings.Contains(err.Error(), "nosuch0") {
