@@ -43,19 +43,6 @@ func (o *options) statisticsCommand() *cobra.Command {
 	}}
 }
 
-func (o *options) statusCommand() *cobra.Command {
-	return &cobra.Command{Use: "status", Short: "Configuration, role and readiness", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
-		s, err := shim.Dial(o.runDir).Status(c.Context())
-		if err != nil {
-			return err
-		}
-		if o.json {
-			return show.JSON(o.stdout, s)
-		}
-		return show.Status(o.stdout, s)
-	}}
-}
-
 func (o *options) cacheCommand(name, short string) *cobra.Command {
 	return &cobra.Command{Use: name, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
 		client := shim.Dial(o.runDir)

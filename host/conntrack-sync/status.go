@@ -1,0 +1,36 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/conntrack-sync/conntrack-sync/host/show"
+	"github.com/conntrack-sync/conntrack-sync/shim"
+	"github.com/spf13/cobra"
+)
+
+func (o *options) statusCommand() *cobra.Command {
+	var detail, check bool
+	c := &cobra.Command{Use: "status", Short: "Configuration, role and readiness", Args: noArgs}
+	c.Flags().BoolVar(&detail, "detail", false, "say everything, beginning with whether this node would carry the traffic now")
+	c.Flags().BoolVar(&check, "check", false, "exit with status 1 and a line each when something is wrong; for monitoring")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		s, err := shim.Dial(o.runDir).Status(c.Context())
+		if err != nil {
+			return err
+		}
+		switch {
+		case o.json:
+			err = show.JSON(o.stdout, s)
+		case detail:
+			err = show.Detail(o.stdout, s)
+		default:
+			err = show.Status(o.stdout, s)
+		}
+		if err == nil && check && len(s.Alarms) > 0 {
+			return errors.New(strings.Join(s.Alarms, "\n"))
+		}
+		return err
+	}
+	return c
+}
