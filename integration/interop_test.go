@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -75,5 +77,43 @@ func TestConntrackdAsActive(t *testing.T) {
 	waitRole(t, l.R[1], "MASTER")
 	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
 		t.Errorf("after the take-over: %v", r.Failed)
+	}
+}
+
+// TestMixedReleases: routers of two releases work as a pair, each says what the
+// other is, and so does a daemon whose engine is of another release.
+func TestMixedReleases(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	other := t.TempDir()
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-X main.version=9.9.9", "-o", other,
+		"../host/conntrack-sync", "../plugin/conntrack-sync-plugin")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	l.R[1].Bin = other
+	rs := startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(10))
+	defer h.Close()
+	wait(t, "10 entries on the standby", func() (bool, error) {
+		_, ex, err := l.R[1].Active()
+		return ex == 10, err
+	})
+	wait(t, "the releases", func() (bool, error) {
+		a, err := l.R[0].Status()
+		b, err2 := l.R[1].Status()
+		return err == nil && err2 == nil && a.Peers[0].Software == "conntrack-sync 9.9.9" && b.Release == "9.9.9" &&
+			b.Peers[0].Software == "conntrack-sync "+a.Release, fmt.Errorf("%+v %+v", a.Peers, b.Peers)
+	})
+	_ = rs[0].keepalived.Stop()
+	waitRole(t, l.R[1], "MASTER")
+	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
+		t.Errorf("after the take-over: %v", r.Failed)
+	}
+	// The daemon of one release with the engine of the other.
+	_ = rs[0].sync.Stop()
+	rs[0].sync = startSync(t, l.R[0], "--plugin", other+"/conntrack-sync-plugin")
+	_, err := l.R[0].Sync("show", "conntrack-sync", "status", "--check")
+	if err == nil || !strings.Contains(err.Error(), "and its engine 9.9.9; install both of one release and restart") {
+		t.Errorf("no alarm: %v", err)
 	}
 }

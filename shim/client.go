@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -23,6 +25,9 @@ func Dial(runDir string) *Client {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			c, err := d.DialContext(ctx, "unix", socketPath(runDir))
+			if errors.Is(err, fs.ErrPermission) {
+				return nil, fmt.Errorf("no access to conntrack-sync: %w", err)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%w (%w)", ErrNotRunning, err)
 			}
@@ -41,6 +46,10 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 	case errors.Is(err, ErrNotRunning):
 		return nil, ErrNotRunning
 	case err != nil:
+		var u *url.Error // its address means nothing to an operator
+		if errors.As(err, &u) {
+			err = u.Err
+		}
 		return nil, err
 	case resp.StatusCode != http.StatusOK:
 		defer resp.Body.Close()

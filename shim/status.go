@@ -81,6 +81,13 @@ func (s *Shim) configuredStatus() stats.Status {
 	return st
 }
 
+func orUnknown(release string) string {
+	if release == "" {
+		return "unknown"
+	}
+	return release
+}
+
 // natural compares names so that eth2 comes before eth10.
 func natural(a, b string) int {
 	for a != "" && b != "" {
@@ -149,6 +156,9 @@ func alarms(st *stats.Status, engine bool) []string {
 	}
 	if !engine {
 		return append(list, "the engine is not running; it is started again by itself, see the log")
+	}
+	if st.Release != st.Plugin.Release {
+		list = append(list, fmt.Sprintf("the daemon is release %s and its engine %s; install both of one release and restart", orUnknown(st.Release), orUnknown(st.Plugin.Release)))
 	}
 	for _, l := range st.Links {
 		if l.State != "up" {

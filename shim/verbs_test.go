@@ -6,14 +6,26 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
+// answers waits until the engine is in service.
+func (r *rig) answers(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, err := Dial(r.dir + "/run").Statistics(t.Context()); err == nil {
+			return
+		}
+	}
+	t.Fatal("no engine in service")
+}
+
 func TestRestartReplacesTheEngine(t *testing.T) {
 	r := newRig(t)
 	old := r.engine(t)
-	settles(t, old, "configure:SG")
+	r.answers(t)
 	if err := Dial(r.dir+"/run").Do(t.Context(), "restart"); err != nil {
 		t.Fatal(err)
 	}
@@ -27,6 +39,7 @@ func TestRestartReplacesTheEngine(t *testing.T) {
 func TestNoRestartDuringACommit(t *testing.T) {
 	r := newRig(t)
 	e := r.engine(t)
+	r.answers(t)
 	e.mu.Lock()
 	e.hold = make(chan struct{})
 	e.mu.Unlock()
@@ -49,7 +62,7 @@ func TestNoRestartDuringACommit(t *testing.T) {
 func TestReset(t *testing.T) {
 	r := newRig(t)
 	e := r.engine(t)
-	settles(t, e, "configure:SG")
+	r.answers(t)
 	for _, verb := range []string{"reset?cache=external", "reset?cache=internal"} {
 		if err := Dial(r.dir+"/run").Do(t.Context(), verb); err != nil {
 			t.Error(err)

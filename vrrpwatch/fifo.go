@@ -38,7 +38,7 @@ func (f *fifo) run(ctx context.Context, lines chan<- []string) {
 		if err := f.open(); err != nil {
 			if err.Error() != failed {
 				failed = err.Error()
-				f.log.Error("notify fifo", "err", err)
+				f.log.Error("the notify fifo cannot be used, state files still are; tried again every second", "err", err)
 			}
 			wait(ctx, fifoCheck)
 			continue

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -52,8 +53,17 @@ func run(ctx context.Context, e env, args []string) (exitCode int) {
 		fmt.Fprintf(e.stderr, "conntrack-sync: %v (try --help)\n", err)
 		return 2
 	}
-	fmt.Fprintln(e.stderr, err)
+	fmt.Fprintln(e.stderr, explain(err))
 	return 1
+}
+
+// explain adds to an error what can be done about it, where that is known; it
+// stays one line.
+func explain(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Sprintf("%v (run it as root, or as the user conntrack-sync runs as)", err)
+	}
+	return err.Error()
 }
 
 func newRoot(e *env) *cobra.Command {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -74,6 +75,9 @@ func checkCommand(o *options) *cobra.Command {
 	c.Flags().StringVar(&keepalived, "keepalived-conf", defaultKeepalived, "keepalived's configuration")
 	c.RunE = func(*cobra.Command, []string) error {
 		files, err := confwatch.Read(confDir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w; create it, or name another directory with --conf-dir", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -150,7 +154,11 @@ func notifyCommand(o *options) *cobra.Command {
 			return usageError{fmt.Errorf("priority %q is no number", args[3])}
 		}
 		rec.Kind, rec.Name, rec.Stamp = kind, args[1], o.now()
-		return vrrpwatch.Write(stateDir, rec)
+		err = vrrpwatch.Write(stateDir, rec)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w; conntrack-sync run creates the directory when it starts, --state-dir names another", err)
+		}
+		return err
 	}
 	return c
 }

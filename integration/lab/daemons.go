@@ -18,7 +18,12 @@ func (n *Node) FIFO() string            { return filepath.Join(n.RunDir(), "vrrp
 func (n *Node) file(name string) string { return filepath.Join(n.Dir, name) }
 
 // Binary is the command.
-func (n *Node) Binary() string { return filepath.Join(n.lab.opt.Bin, "conntrack-sync") }
+func (n *Node) Binary() string {
+	if n.Bin != "" {
+		return filepath.Join(n.Bin, "conntrack-sync")
+	}
+	return filepath.Join(n.lab.opt.Bin, "conntrack-sync")
+}
 
 // files writes the router's configuration.
 func (n *Node) files(config string, priority int) error {

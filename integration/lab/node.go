@@ -14,6 +14,7 @@ import (
 // Node is a host: a network namespace and a directory.
 type Node struct {
 	Name, Namespace, Dir string
+	Bin                  string // directory of its binaries, where not the lab's
 	lab                  *Lab
 }
 

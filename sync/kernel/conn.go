@@ -57,11 +57,11 @@ func openEvents() (*netlink.Conn, error) {
 	// Reliable delivery of the end of flows: the kernel keeps an ended flow
 	// until this socket has heard of it.
 	if err := c.SetOption(netlink.BroadcastError, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("ask for reliable events: %w", err), c.Close())
+		return nil, errors.Join(fmt.Errorf("ask for reliable events (needs CAP_NET_ADMIN): %w", err), c.Close())
 	}
 	for _, g := range []uint32{groupNew, groupUpdate, groupDestroy, groupExpectNew, groupExpectDestroy} {
 		if err := c.JoinGroup(g); err != nil {
-			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events: %w", err), c.Close())
+			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events (needs CAP_NET_ADMIN): %w", err), c.Close())
 		}
 	}
 	return c, nil

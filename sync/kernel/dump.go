@@ -15,9 +15,14 @@ const (
 	dumpBatch = 512
 )
 
+// Dump is the function Dump.
+func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error { return Dump(ctx, fn) }
+
 // Dump reads the whole table, both families, and hands it over in batches; the
-// slice is reused. Entries that come or go meanwhile may be missing or there.
-func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
+// slice is reused. Entries that come or go meanwhile may be missing or there. It
+// needs no Conn: an event socket that nobody reads would make the kernel keep
+// flows that ended.
+func Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 	return dumpTable(ctx, subsystem, (*message).isFlow, (*message).decode, fn)
 }
 
