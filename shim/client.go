@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +96,17 @@ func (c *Client) Do(ctx context.Context, verb string) error {
 
 // Flows hands over the entries of a cache, "internal" or "external".
 func (c *Client) Flows(ctx context.Context, cache string, fn func(flow.Flow) error) error {
-	resp, err := c.do(ctx, http.MethodGet, "/cache/"+cache)
+	return stream(ctx, c, "/cache/"+cache, fn)
+}
+
+// Expects hands over the expectations of a cache.
+func (c *Client) Expects(ctx context.Context, cache string, fn func(flow.Expect) error) error {
+	return stream(ctx, c, "/cache/"+cache+"/expect", fn)
+}
+
+// stream reads one JSON object a line; one with an error ends it.
+func stream[T any](ctx context.Context, c *Client, path string, fn func(T) error) error {
+	resp, err := c.do(ctx, http.MethodGet, path)
 	if err != nil {
 		return err
 	}
@@ -103,15 +114,17 @@ func (c *Client) Flows(ctx context.Context, cache string, fn func(flow.Flow) err
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var f failure
-		if json.Unmarshal(lines.Bytes(), &f) == nil && f.Error != "" {
-			return errors.New(f.Error)
+		if bytes.HasPrefix(lines.Bytes(), []byte(`{"error":`)) {
+			var f failure
+			if json.Unmarshal(lines.Bytes(), &f) == nil && f.Error != "" {
+				return errors.New(f.Error)
+			}
 		}
-		var fl flow.Flow
-		if err := json.Unmarshal(lines.Bytes(), &fl); err != nil {
+		var v T
+		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {
 			return fmt.Errorf("read an entry: %w", err)
 		}
-		if err := fn(fl); err != nil {
+		if err := fn(v); err != nil {
 			return err
 		}
 	}

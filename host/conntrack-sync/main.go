@@ -88,6 +88,7 @@ type options struct {
 	*env
 	runDir string
 	json   bool
+	format string
 }
 
 func (o *options) jsonFlag(c *cobra.Command) *cobra.Command {

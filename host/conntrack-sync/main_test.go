@@ -21,7 +21,8 @@ func call(args ...string) (code int, stdout, stderr string) {
 
 func TestWrongUseIsStatus2(t *testing.T) {
 	for _, args := range [][]string{{}, {"nonsense"}, {"show"}, {"show", "conntrack-sync", "nonsense"}, {"--nonsense"},
-		{"flush", "everything"}, {"notify", "GROUP", "SG"}, {"notify", "HOUSE", "SG", "MASTER", "0"}, {"notify", "GROUP", "SG", "MASTER", "high"}} {
+		{"flush", "everything"}, {"show", "conntrack-sync", "cache", "internal", "nonsense"}, {"show", "conntrack-sync", "cache", "internal", "--format", "nonsense"},
+		{"show", "conntrack", "table", "ipv4", "--format", "nonsense"}, {"reset", "conntrack-sync"}, {"restart"}, {"notify", "GROUP", "SG"}, {"notify", "HOUSE", "SG", "MASTER", "0"}, {"notify", "GROUP", "SG", "MASTER", "high"}} {
 		if code, _, stderr := call(args...); code != 2 || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%q: status %d, %q", args, code, stderr)
 		}
@@ -32,6 +33,8 @@ func TestNotRunning(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{{"show", "conntrack-sync", "status"}, {"show", "conntrack-sync", "statistics", "--json"},
 		{"show", "conntrack-sync", "cache", "internal"}, {"show", "conntrack-sync", "cache", "external", "--json"},
+		{"show", "conntrack-sync", "cache", "external", "expect"}, {"show", "conntrack-sync", "status", "--check"},
+		{"restart", "conntrack-sync"}, {"reset", "conntrack-sync", "external-cache"}, {"reset", "conntrack-sync", "internal-cache"},
 		{"commit"}, {"flush"}, {"flush", "internal"}, {"resync"}, {"bulk"}, {"request-resync"}, {"shorten-timers"}} {
 		if code, stdout, stderr := call(append(args, "--run-dir", dir)...); code != 1 || stdout != "" || stderr != "conntrack-sync is not running\n" {
 			t.Errorf("%q: status %d, %q, %q", args, code, stdout, stderr)
@@ -83,5 +86,32 @@ func TestCheck(t *testing.T) {
 	code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived)
 	if code != 1 || !strings.Contains(stderr, "b.conf:1: ") || !strings.Contains(stderr, "b.conf:2: ") || strings.Count(stderr, "\n") != 2 {
 		t.Errorf("two bad lines: %d\n%s", code, stderr)
+	}
+}
+
+// TestCompletion: what a shell asks for as the operator types.
+func TestCompletion(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":                                    {"show", "reset", "restart", "commit", "check", "run"},
+		"show conntrack-sync ":                {"cache", "statistics", "status"},
+		"show conntrack-sync cache ":          {"internal", "external"},
+		"show conntrack-sync cache internal ": {"main", "expect"},
+		"show conntrack-sync cache internal --format ": {"vyos", "vyatta"},
+		"show conntrack table ":                        {"ipv4", "ipv6"},
+		"show conntrack-sync status --":                {"--check", "--detail", "--json"},
+		"reset conntrack-sync ":                        {"external-cache", "internal-cache"},
+		"flush ":                                       {"internal", "external"},
+	} {
+		code, stdout, stderr := call(append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		for _, w := range want {
+			if code != 0 || !strings.Contains("\n"+stdout, "\n"+w) {
+				t.Errorf("%q: no %q: %d\n%s%s", line, w, code, stdout, stderr)
+			}
+		}
+	}
+	for _, sh := range []string{"bash", "zsh", "fish"} {
+		if code, stdout, stderr := call("completion", sh); code != 0 || !strings.Contains(stdout, "conntrack-sync") {
+			t.Errorf("%s: %d %s", sh, code, stderr)
+		}
 	}
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/conntrack-sync/conntrack-sync/host/show"
@@ -43,69 +45,115 @@ func (o *options) statisticsCommand() *cobra.Command {
 	}}
 }
 
-func (o *options) cacheCommand(name, short string) *cobra.Command {
-	return &cobra.Command{Use: name, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
-		client := shim.Dial(o.runDir)
-		if o.json {
-			a := show.NewArray(o.stdout)
-			if err := client.Flows(c.Context(), name, func(f flow.Flow) error { return a.Add(f) }); err != nil {
-				return err
-			}
-			return a.Close()
+// formatFlag offers the layouts of VyOS's generations.
+func (o *options) formatFlag(c *cobra.Command, usual show.Format) *cobra.Command {
+	c.Flags().StringVar(&o.format, "format", string(usual), "layout: "+strings.Join(show.Formats, " or "))
+	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(show.Formats, cobra.ShellCompDirectiveNoFileComp))
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if !slices.Contains(show.Formats, o.format) {
+			return usageError{fmt.Errorf("format %q is none of: %s", o.format, strings.Join(show.Formats, " "))}
 		}
-		var all []flow.Flow
-		err := client.Flows(c.Context(), name, func(f flow.Flow) error {
-			all = append(all, f)
-			return nil
-		})
-		if err != nil {
+		return run(c, args)
+	}
+	return c
+}
+
+// oneOf allows at most one word, and which.
+func oneOf(words ...string) (cobra.PositionalArgs, []string) {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) > 1 || len(args) == 1 && !slices.Contains(words, args[0]) {
+			return usageError{fmt.Errorf("unknown word %q, want nothing or one of: %s", args[len(args)-1], strings.Join(words, " "))}
+		}
+		return nil
+	}, words
+}
+
+func (o *options) cacheCommand(name, short string) *cobra.Command {
+	c := &cobra.Command{Use: name + " [main|expect]", Short: short}
+	c.Args, c.ValidArgs = oneOf("main", "expect")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		client := shim.Dial(o.runDir)
+		if len(args) == 1 && args[0] == "expect" {
+			return list(o, func(yield func(flow.Expect) error) error { return client.Expects(c.Context(), name, yield) },
+				func(x *flow.Expect) show.Row { return show.ExpectRow(x) })
+		}
+		return list(o, func(yield func(flow.Flow) error) error { return client.Flows(c.Context(), name, yield) },
+			func(f *flow.Flow) show.Row { return show.FlowRow(f) })
+	}
+	return o.formatFlag(c, show.VyOS)
+}
+
+// list prints entries as JSON or as text.
+func list[T any](o *options, entries func(yield func(T) error) error, row func(*T) show.Row) error {
+	if o.json {
+		a := show.NewArray(o.stdout)
+		if err := entries(func(e T) error { return a.Add(e) }); err != nil {
 			return err
 		}
-		return show.Cache(o.stdout, all)
-	}}
+		return a.Close()
+	}
+	return show.Cache(o.stdout, func(yield func(show.Row) error) error {
+		return entries(func(e T) error { return yield(row(&e)) })
+	}, show.Format(o.format))
 }
 
 // tableCommand reads the kernel itself: it works without a running daemon.
 func (o *options) tableCommand(name string, family flow.Family) *cobra.Command {
-	return &cobra.Command{Use: name, Short: "Flows over " + name, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
-		k, err := kernel.Open(nil)
-		if err != nil {
-			return fmt.Errorf("conntrack cannot be read: %w", err)
-		}
-		defer k.Close()
-		var add func(*flow.Flow) error
-		var end func() error
-		if o.json {
-			a := show.NewArray(o.stdout)
-			add, end = func(f *flow.Flow) error { return a.Add(f) }, a.Close
-		} else {
-			t := show.NewConntrackTable(o.stdout, family)
-			add, end = func(f *flow.Flow) error { t.Add(f); return nil }, t.Close
-		}
+	return o.formatFlag(&cobra.Command{Use: name, Short: "Flows over " + name, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
 		n := 0
-		err = k.Dump(c.Context(), func(flows []flow.Flow) error {
-			for i := range flows {
-				if flows[i].Orig.Family != family {
-					continue
-				}
+		flows := func(yield func(*flow.Flow) error) error {
+			return ofFamily(c.Context(), family, func(f *flow.Flow) error {
 				n++
-				if err := add(&flows[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+				return yield(f)
+			})
 		}
-		if err := end(); err != nil {
+		if err := o.printTable(family, flows); err != nil {
 			return err
 		}
 		if n == 0 && !o.json && !tracked() {
 			fmt.Fprintf(o.stderr, "\n%s\n\n", show.NotEnabled)
 		}
 		return nil
-	}}
+	}}, show.Vyatta)
+}
+
+func ofFamily(ctx context.Context, family flow.Family, yield func(*flow.Flow) error) error {
+	stopped := false
+	err := kernel.Dump(ctx, func(flows []flow.Flow) error {
+		for i := range flows {
+			if flows[i].Orig.Family != family {
+				continue
+			}
+			if err := yield(&flows[i]); err != nil {
+				stopped = true
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil && !stopped {
+		return fmt.Errorf("conntrack cannot be read: %w", err)
+	}
+	return err
+}
+
+func (o *options) printTable(family flow.Family, flows func(yield func(*flow.Flow) error) error) error {
+	switch {
+	case o.json:
+		a := show.NewArray(o.stdout)
+		if err := flows(func(f *flow.Flow) error { return a.Add(f) }); err != nil {
+			return err
+		}
+		return a.Close()
+	case show.Format(o.format) == show.VyOS:
+		return show.VyOSTable(o.stdout, flows)
+	}
+	t := show.NewConntrackTable(o.stdout, family)
+	if err := flows(func(f *flow.Flow) error { t.Add(f); return nil }); err != nil {
+		return err
+	}
+	return t.Close()
 }
 
 // tracked reports whether the namespace has any entry at all.

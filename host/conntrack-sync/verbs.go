@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/conntrack-sync/conntrack-sync/host/show"
 	"github.com/conntrack-sync/conntrack-sync/shim"
 	"github.com/spf13/cobra"
@@ -10,17 +8,15 @@ import (
 
 // verbCommands change something: in the caches, at the peers, in the kernel.
 func verbCommands(o *options) []*cobra.Command {
-	flush := &cobra.Command{Use: "flush [internal|external]", Short: "Empty both caches, or one",
-		RunE: func(c *cobra.Command, args []string) error {
-			verb := "flush"
-			switch {
-			case len(args) == 1 && (args[0] == "internal" || args[0] == "external"):
-				verb += "?table=" + args[0]
-			case len(args) > 0:
-				return usageError{fmt.Errorf("flush what? internal, external, or nothing for both")}
-			}
-			return shim.Dial(o.runDir).Do(c.Context(), verb)
-		}}
+	flush := &cobra.Command{Use: "flush [internal|external]", Short: "Empty both caches, or one"}
+	flush.Args, flush.ValidArgs = oneOf("internal", "external")
+	flush.RunE = func(c *cobra.Command, args []string) error {
+		verb := "flush"
+		if len(args) == 1 {
+			verb += "?table=" + args[0]
+		}
+		return shim.Dial(o.runDir).Do(c.Context(), verb)
+	}
 	commit := o.jsonFlag(&cobra.Command{Use: "commit", Short: "Write the external cache into the kernel", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			done, err := shim.Dial(o.runDir).Commit(c.Context())

@@ -3,9 +3,11 @@ package show
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -146,29 +148,127 @@ ExpectationSync       : ftp, nfs, sip
 	}
 }
 
-func TestCache(t *testing.T) {
-	var b bytes.Buffer
-	_ = Cache(&b, []flow.Flow{
-		entry(0, 17, "10.77.0.1", "10.77.0.2", 41289, 9999, 0, 0),
-		entry(0, 6, "10.77.0.1", "10.77.0.2", 60260, 21, 0, 0),
-		entry(0, 6, "10.77.0.1", "10.77.0.2", 33018, 5000, 0, 0),
-		entry(0, 1, "10.77.0.1", "10.77.0.2", 1, 8<<8, 0, 0),
-		entry(0, 6, "fd77::1", "fd77::2", 39976, 5001, 0, 0),
-	})
-	if want := `Source           Destination     Protocol
----------------  --------------  ----------
-10.77.0.1        10.77.0.2       icmp
-10.77.0.1:33018  10.77.0.2:5000  tcp
-10.77.0.1:60260  10.77.0.2:21    tcp
-[fd77::1]:39976  [fd77::2]:5001  tcp
-10.77.0.1:41289  10.77.0.2:9999  udp
-`; b.String() != want {
-		t.Errorf("got\n%s", b.String())
+func source(rows ...Row) Source {
+	return func(yield func(Row) error) error {
+		for _, r := range rows {
+			if err := yield(r); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	b.Reset()
-	_ = Cache(&b, nil)
-	if want := "Source    Destination    Protocol\n--------  -------------  ----------\n"; b.String() != want {
-		t.Errorf("empty:\n%s", b.String())
+}
+
+func row(f flow.Flow) Row { return FlowRow(&f) }
+
+func TestCache(t *testing.T) {
+	port := func(any bool, proto uint8, dst string) Row {
+		x := flow.Expect{Tuple: entry(0, proto, "10.77.0.1", dst, 0, 51210, 0, 0).Orig}
+		if dst == "fd77::2" {
+			x.Tuple = entry(0, proto, "fd77::1", dst, 0, 51210, 0, 0).Orig
+		}
+		if !any {
+			x.Mask.Sport = 0xffff
+		}
+		return ExpectRow(&x)
+	}
+	flows := source(row(entry(0, 17, "10.77.0.1", "10.77.0.2", 41289, 9999, 0, 0)),
+		row(entry(0, 6, "10.77.0.1", "10.77.0.2", 60260, 21, 0, 0)),
+		row(entry(0, 6, "10.77.0.1", "10.77.0.2", 33018, 5000, 0, 0)),
+		row(entry(0, 1, "10.77.0.1", "10.77.0.2", 1, 8<<8, 0, 0)),
+		row(entry(0, 6, "fd77::1", "fd77::2", 39976, 5001, 0, 0)))
+	expects := source(port(true, 6, "10.77.0.2"), port(false, 17, "10.77.0.2"), port(true, 6, "fd77::2"))
+	for file, c := range map[string]struct {
+		rows Source
+		f    Format
+	}{
+		"cache.txt":               {flows, ""},
+		"cache-vyatta.txt":        {flows, Vyatta},
+		"cache-empty.txt":         {source(), VyOS},
+		"cache-expect.txt":        {expects, VyOS},
+		"cache-expect-vyatta.txt": {expects, Vyatta},
+	} {
+		var b bytes.Buffer
+		if err := Cache(&b, c.rows, c.f); err != nil {
+			t.Error(err)
+		}
+		golden(t, file, b.String())
+	}
+}
+
+// million makes rows out of nothing.
+func million(n int) Source {
+	return func(yield func(Row) error) error {
+		for i := range n {
+			f := entry(0, 6, "10.0.0.1", "10.0.0.2", uint16(i), uint16(i>>16), 0, 0)
+			if err := yield(FlowRow(&f)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+type counter struct{ lines, bytes int }
+
+func (c *counter) Write(b []byte) (int, error) {
+	c.lines += bytes.Count(b, []byte("\n"))
+	c.bytes += len(b)
+	return len(b), nil
+}
+
+// TestAMillionEntries are all written, in memory that does not grow with them.
+func TestAMillionEntries(t *testing.T) {
+	peak := func(n int) uint64 {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		highest := uint64(0)
+		read := 0
+		c := &counter{}
+		src := million(n)
+		err := Cache(c, func(yield func(Row) error) error {
+			return src(func(r Row) error {
+				if read++; read%100_000 == 0 {
+					runtime.GC()
+					runtime.ReadMemStats(&after)
+					highest = max(highest, after.HeapAlloc-min(after.HeapAlloc, before.HeapAlloc))
+				}
+				return yield(r)
+			})
+		}, VyOS)
+		if err != nil || c.lines != n+2 {
+			t.Fatalf("%d lines for %d entries, %v", c.lines, n, err)
+		}
+		return highest
+	}
+	few, many := peak(200_000), peak(1_000_000)
+	if many > few+4<<20 {
+		t.Errorf("%d bytes for 200,000 entries, %d for 1,000,000", few, many)
+	}
+}
+
+func TestVyOSTable(t *testing.T) {
+	a := entry(135867159, 6, "10.77.0.1", "10.77.0.2", 33018, 5000, 41, flow.TCPTimeWait)
+	b := entry(3384497588, 2, "10.77.0.1", "224.0.0.22", 0, 0, 459, 0)
+	c := entry(7, 17, "fd77::1", "fd77::2", 1, 2, 0, 0)
+	c.Has &^= flow.HasTimeout
+	for _, f := range []*flow.Flow{&a, &b, &c} {
+		f.Reply = f.Orig.Inverse()
+		f.Has |= flow.HasMark | flow.HasReply
+	}
+	c.Has, c.Zone = c.Has&^flow.HasMark|flow.HasZone, 5
+	var out bytes.Buffer
+	err := VyOSTable(&out, func(yield func(*flow.Flow) error) error {
+		return errors.Join(yield(&a), yield(&b), yield(&c))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	golden(t, "table-vyos.txt", out.String())
+	out.Reset()
+	if err := VyOSTable(&out, func(func(*flow.Flow) error) error { return nil }); err != nil || out.String() != "Entries not found\n" {
+		t.Errorf("%q %v", out.String(), err)
 	}
 }
 

@@ -30,7 +30,7 @@ func TestAdvert(t *testing.T) {
 	if b := AppendAdvert(nil, &Advert{Release: strings.Repeat("x", 99)}); len(b) != 40 {
 		t.Errorf("a long release takes %d bytes", len(b))
 	}
-	for _, bad := range []string{"", "CtSy\x02\x01\x00\x00", "CtSx\x01\x01\x00\x00", "CtSy\x01\x01\x00\x01\x07", "CtSy\x01\x01\x00\xffaaaa"} {
+	for _, bad := range []string{"", "CtSy\x00\x02\x01\x00", "CtSy\x01\x01\x01\x00", "CtSx\x00\x01\x01\x00", "CtSy\x00\x01\x01\x01\x07", "CtSy\x00\x01\x01\xffaaaa"} {
 		if _, _, _, ok := ParseAdvert([]byte(bad)); ok {
 			t.Errorf("%q is taken for an advert", bad)
 		}

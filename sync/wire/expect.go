@@ -123,7 +123,10 @@ func ParseExpect(body []byte, x *flow.Expect) error {
 // decided by the master's protocol, as conntrackd does.
 func AppendExpect(b []byte, m *Message, x *flow.Expect) []byte {
 	start := len(b)
-	b = appendHeader(b, m)
+	return seal(appendExpectBody(appendHeader(b, m), x), start)
+}
+
+func appendExpectBody(b []byte, x *flow.Expect) []byte {
 	ports := hasPortAttribute(x.Master.Proto)
 	for _, t := range [...]struct {
 		t    *flow.Tuple
@@ -145,7 +148,7 @@ func AppendExpect(b []byte, m *Message, x *flow.Expect) []byte {
 	if x.Has&flow.ExpectHasFunction != 0 {
 		b = appendName(b, exFunction, x.Function[:], functionMax)
 	}
-	return seal(b, start)
+	return b
 }
 
 func appendExpectNAT(b []byte, x *flow.Expect) []byte {
