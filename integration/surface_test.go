@@ -199,9 +199,11 @@ func TestExpectSync(t *testing.T) {
 	for _, r := range l.R {
 		must[string](t)(r.Input(`table inet helpers {
 	ct helper ftp-standard { type "ftp" protocol tcp; }
-	chain assign { type filter hook prerouting priority -150; tcp dport 21 ct helper set "ftp-standard" }
+	chain assign {
+		type filter hook prerouting priority -150
+		tcp dport 21 ct helper set "ftp-standard"
+	}
 }
-add rule inet filter forward iifname "lan0" tcp dport 21 accept
 `, "nft", "-f", "-"))
 	}
 	rs := startPair(t, l)

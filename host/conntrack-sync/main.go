@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/host/show"
 	"github.com/spf13/cobra"
 )
 
@@ -88,7 +89,7 @@ type options struct {
 	*env
 	runDir string
 	json   bool
-	format string
+	format show.Format
 }
 
 func (o *options) jsonFlag(c *cobra.Command) *cobra.Command {

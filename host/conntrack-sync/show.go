@@ -47,13 +47,15 @@ func (o *options) statisticsCommand() *cobra.Command {
 
 // formatFlag offers the layouts of VyOS's generations.
 func (o *options) formatFlag(c *cobra.Command, usual show.Format) *cobra.Command {
-	c.Flags().StringVar(&o.format, "format", string(usual), "layout: "+strings.Join(show.Formats, " or "))
+	var format string // of this command alone: the default differs
+	c.Flags().StringVar(&format, "format", string(usual), "layout: "+strings.Join(show.Formats, " or "))
 	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(show.Formats, cobra.ShellCompDirectiveNoFileComp))
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if !slices.Contains(show.Formats, o.format) {
-			return usageError{fmt.Errorf("format %q is none of: %s", o.format, strings.Join(show.Formats, " "))}
+		if !slices.Contains(show.Formats, format) {
+			return usageError{fmt.Errorf("format %q is none of: %s", format, strings.Join(show.Formats, " "))}
 		}
+		o.format = show.Format(format)
 		return run(c, args)
 	}
 	return c
@@ -95,7 +97,7 @@ func list[T any](o *options, entries func(yield func(T) error) error, row func(*
 	}
 	return show.Cache(o.stdout, func(yield func(show.Row) error) error {
 		return entries(func(e T) error { return yield(row(&e)) })
-	}, show.Format(o.format))
+	}, o.format)
 }
 
 // tableCommand reads the kernel itself: it works without a running daemon.
@@ -146,7 +148,7 @@ func (o *options) printTable(family flow.Family, flows func(yield func(*flow.Flo
 			return err
 		}
 		return a.Close()
-	case show.Format(o.format) == show.VyOS:
+	case o.format == show.VyOS:
 		return show.VyOSTable(o.stdout, flows)
 	}
 	t := show.NewConntrackTable(o.stdout, family)

@@ -79,7 +79,15 @@ func ftpServer([]string) error {
 	if err != nil {
 		return err
 	}
-	line, err := bufio.NewReader(c).ReadString('\n')
+	in := bufio.NewReader(c)
+	// The kernel's helper looks at a line only once it has seen the end of one.
+	if _, err := in.ReadString('\n'); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("230 logged in\r\n")); err != nil {
+		return err
+	}
+	line, err := in.ReadString('\n')
 	if err != nil {
 		return err
 	}
@@ -116,6 +124,12 @@ func ftpClient([]string) error {
 	}
 	c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", ServerAddr, ftpPort), 10*time.Second)
 	if err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("USER anonymous\r\n")); err != nil {
+		return err
+	}
+	if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
 		return err
 	}
 	port := data.Addr().(*net.TCPAddr).Port
