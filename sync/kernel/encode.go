@@ -126,6 +126,14 @@ const statusMasked = flow.StatusExpected | flow.StatusDying | flow.StatusHelper 
 // kernel demands one.
 const fallbackTimeout = 60
 
+// greTimeout is what a GRE flow is given, in seconds. The kernel keeps a GRE
+// flow's timeouts inside the flow, fills them in when a packet makes it, and
+// refreshes the flow with them at every later one: a flow made over ctnetlink has
+// zeros there and would end with its first packet (seen on 6.18). So it is made
+// with a fixed timeout that no packet changes; a tunnel in use for longer is
+// tracked anew by its next packet.
+const greTimeout = 24 * 3600
+
 // create writes the message that makes f a flow the kernel translates: the
 // reply tuple as the plain inverse of the original, and the translation as NAT
 // attributes with the port spelled out. A reply tuple that is translated already
@@ -136,11 +144,15 @@ func (e *encoder) create(seq uint32, f *flow.Flow, helper bool) {
 	e.tuple(ctaTupleOrig, &f.Orig)
 	e.tuple(ctaTupleReply, &inverse)
 	e.zone(f)
-	e.u32(ctaStatus, f.Status&^statusMasked|flow.StatusConfirmed)
-	timeout := f.Timeout
+	status, timeout := f.Status&^statusMasked|flow.StatusConfirmed, f.Timeout
 	if f.Has&flow.HasTimeout == 0 || timeout == 0 {
 		timeout = fallbackTimeout
 	}
+	if f.Orig.Proto == flow.ProtoGRE {
+		status |= flow.StatusFixedTimeout
+		timeout = max(timeout, greTimeout)
+	}
+	e.u32(ctaStatus, status)
 	e.u32(ctaTimeout, timeout)
 	if f.Has&(flow.HasSNAT|flow.HasSPAT) != 0 {
 		e.nat(ctaNATSrc, f, &f.Reply.Dst, f.Reply.Dport)
@@ -166,8 +178,12 @@ func (e *encoder) update(seq uint32, f *flow.Flow, status uint32) {
 	e.tuple(ctaTupleOrig, &f.Orig)
 	e.zone(f)
 	e.u32(ctaStatus, status|f.Status&(flow.StatusSeenReply|flow.StatusAssured))
-	if f.Has&flow.HasTimeout != 0 && f.Timeout != 0 {
-		e.u32(ctaTimeout, f.Timeout)
+	timeout := f.Timeout
+	if f.Orig.Proto == flow.ProtoGRE && status&flow.StatusFixedTimeout != 0 {
+		timeout = max(timeout, greTimeout)
+	}
+	if f.Has&flow.HasTimeout != 0 && timeout != 0 {
+		e.u32(ctaTimeout, timeout)
 	}
 	e.common(f)
 	e.end()
