@@ -120,6 +120,27 @@ func dump(t *testing.T, c *Conn) map[flow.Key]flow.Flow {
 	return m
 }
 
+// TestOffloadedFlows: an entry of a flow table is without a timeout and has
+// status bits that are the kernel's own; it is written as an ordinary one.
+func TestOffloadedFlows(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		f := established(client, server, 1000, 80)
+		f.Status |= flow.StatusOffload | flow.StatusHWOffload
+		f.Has &^= flow.HasTimeout
+		f.Timeout = 0
+		for range 2 { // made, then brought up to date
+			if done := upsert(t, c, f); len(done.Failed) > 0 {
+				t.Fatalf("%+v", done)
+			}
+		}
+		got := dump(t, c)[f.Key()]
+		if got.Status&(flow.StatusOffload|flow.StatusHWOffload) != 0 || got.Status&flow.StatusAssured == 0 || got.Timeout == 0 {
+			t.Errorf("status %#x, timeout %d", got.Status, got.Timeout)
+		}
+	})
+}
+
 func TestKernelHoldsWhatWasWritten(t *testing.T) {
 	inNetns(t, func() {
 		c := open(t)
