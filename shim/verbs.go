@@ -18,7 +18,7 @@ var (
 	errClearExternal = errors.New("Failed to clear external cache")
 	//lint:ignore ST1005 the text is VyOS's
 	errClearInternal = errors.New("Failed to clear internal cache")
-	errRefill = errors.New("ERROR: failed to resynchronize internal cache with kernel conntrack table")
+	errRefill        = errors.New("ERROR: failed to resynchronize internal cache with kernel conntrack table")
 	//lint:ignore ST1005 the text is VyOS's
 	errRequest = errors.New("Failed to request resynchronization of external cache")
 	//lint:ignore ST1005 the text is VyOS's
