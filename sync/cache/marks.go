@@ -67,6 +67,7 @@ func (t *Table) Soil(r Ref) {
 // as a table of their own.
 func (t *Table) Detach() *Table {
 	old := *t
+	old.digest = nil
 	t.Clear()
 	return &old
 }

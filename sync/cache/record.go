@@ -24,10 +24,16 @@ type record struct {
 const (
 	flagUsed uint8 = 1 << iota
 	flagDirty
+	flagKnown
 )
 
 const hasExtra = flow.HasSCTP | flow.HasDCCP | flow.HasMaster | flow.HasSeqAdj |
 	flow.HasHelper | flow.HasLabels | flow.HasSynproxy
+
+// compactHas are the attributes an update by handle can carry, and those that
+// mean nothing to a peer.
+const compactHas = flow.HasStatus | flow.HasTimeout | flow.HasMark | flow.HasTCPState | flow.HasTCPWScaleOrig |
+	flow.HasTCPWScaleReply | flow.HasTCPFlags | flow.HasID
 
 // store fills a fresh record from f.
 func (t *Table) store(rec *record, f *flow.Flow) {
@@ -83,6 +89,13 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	extraChanged := t.mergeExtra(rec, u)
 	changed = extraChanged || rec.status != before.status || rec.mark != before.mark ||
 		rec.tcp != before.tcp || rec.reply != before.reply || rec.has != before.has
+	if rec.status != before.status || rec.mark != before.mark || rec.tcp.State != before.tcp.State || rec.reply != before.reply {
+		t.discount(&before)
+		t.count(rec)
+	}
+	if extraChanged || rec.reply != before.reply || (rec.has^before.has)&^compactHas != 0 {
+		rec.flags &^= flagKnown
+	}
 	if changed {
 		t.touch(rec)
 	}

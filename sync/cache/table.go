@@ -10,6 +10,7 @@ import (
 	"hash/maphash"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/proof"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
@@ -32,6 +33,7 @@ type Table struct {
 	dirty  int
 	extras extras
 	stats  stats.Cache
+	digest *proof.Digest // nil: not kept
 }
 
 const (
@@ -94,6 +96,7 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	k := f.Key()
 	if r = t.Find(&k); r != 0 {
 		replaced = true
+		t.discount(t.at(r))
 		t.stats.Destroyed++
 		t.extras.release(t.at(r).extra)
 	} else {
@@ -111,6 +114,7 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	}
 	t.stats.Created++
 	t.store(rec, f)
+	t.count(rec)
 	return r, replaced, nil
 }
 
@@ -161,6 +165,7 @@ func (t *Table) grow() {
 // Delete removes the entry and counts it as destroyed.
 func (t *Table) Delete(r Ref) {
 	rec := t.at(r)
+	t.discount(rec)
 	t.unlink(r, rec.hash)
 	t.extras.release(rec.extra)
 	if rec.flags&flagDirty != 0 {
@@ -201,6 +206,9 @@ func (t *Table) unlink(r Ref, h uint32) {
 func (t *Table) Clear() {
 	t.stats.Destroyed += t.stats.Active
 	t.stats.Active = 0
+	if t.digest != nil {
+		*t.digest = proof.Digest{}
+	}
 	t.reset()
 }
 

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/proof"
 	"pgregory.net/rapid"
 )
 
@@ -222,4 +223,53 @@ func BenchmarkMerge(b *testing.B) {
 		k := f.Key()
 		tab.Merge(tab.Find(&k), f)
 	}
+}
+
+// TestTheDigestFollowsTheTable: after any changes it is that of a fresh table
+// with the same entries.
+func TestTheDigestFollowsTheTable(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := New(0)
+		a.Prove()
+		draw := func() flow.Flow {
+			f := flow.Flow{Orig: flow.Tuple{Family: flow.IPv4, Proto: 6, Sport: rapid.Uint16Range(0, 20).Draw(t, "flow")},
+				Has: flow.HasStatus | flow.HasTCPState | flow.HasReply, Status: rapid.Uint32Range(0, 3).Draw(t, "status")}
+			f.TCP.State = rapid.Uint8Range(0, 3).Draw(t, "state")
+			f.Reply = f.Orig.Inverse()
+			return f
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"put": func(*rapid.T) { f := draw(); _, _, _ = a.Put(&f, 1) },
+			"merge": func(*rapid.T) {
+				f := draw()
+				k := f.Key()
+				if r := a.Find(&k); r != 0 {
+					a.Merge(r, &f)
+				}
+			},
+			"delete": func(*rapid.T) {
+				f := draw()
+				k := f.Key()
+				if r := a.Find(&k); r != 0 {
+					a.Delete(r)
+				}
+			},
+			"": func(t *rapid.T) {
+				b := New(0)
+				b.Prove()
+				var f flow.Flow
+				for r := a.First(); r != 0; r = a.Next(r) {
+					a.Load(r, &f)
+					_, _, _ = b.Put(&f, 1)
+				}
+				if *a.Digest() != *b.Digest() {
+					t.Fatalf("%d entries: the digest is another", a.Len())
+				}
+			},
+		})
+		a.Clear()
+		if *a.Digest() != (proof.Digest{}) {
+			t.Fatal("emptied, and it has a digest")
+		}
+	})
 }

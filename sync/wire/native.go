@@ -19,8 +19,12 @@ type Frame struct {
 	Sender uint64 // chosen at random when the sender starts
 	Epoch  uint32 // of the sender's last reign as MASTER, 0 if there was none
 	Role   uint8
+	Flags  uint8
 	Body   []byte // the messages; aliases the datagram
 }
+
+// FlagProbe in a frame asks for a report at once.
+const FlagProbe = 1
 
 // Roles in a frame.
 const (
@@ -32,8 +36,8 @@ const (
 )
 
 const (
-	frameFixed = 8 + 4 + 1 + 1 + 2 + 8 + 4 // version 1 header, magic, kind, role, spare, sender, epoch
-	frameMax   = 1<<16 - 4                 // what the length field can say
+	frameFixed = 8 + 4 + 1 + 1 + 1 + 1 + 8 + 4 // version 1 header, magic, kind, role, flags, spare, sender, epoch
+	frameMax   = 1<<16 - 4                     // what the length field can say
 )
 
 // MsgType is the kind of a message in a frame.
@@ -77,7 +81,7 @@ func ParseFrame(m *Message) (f Frame, ok bool) {
 		string(b[:4]) != magic || b[4] != kindFrame || b[5] > RoleStop {
 		return f, false
 	}
-	return Frame{Seq: m.Seq, Role: b[5], Sender: be.Uint64(b[8:]), Epoch: be.Uint32(b[16:]), Body: b[20:]}, true
+	return Frame{Seq: m.Seq, Role: b[5], Flags: b[6], Sender: be.Uint64(b[8:]), Epoch: be.Uint32(b[16:]), Body: b[20:]}, true
 }
 
 // Framer writes messages into frames of at most Max bytes. Its buffers are kept
@@ -105,7 +109,7 @@ func (p *Framer) Begin(f *Frame) {
 	}
 	b := append(p.bufs[p.used][:0], version<<4|byte(Control), FlagAlive, 0, 0)
 	b = be.AppendUint32(b, f.Seq)
-	b = append(append(b, magic...), kindFrame, f.Role, 0, 0)
+	b = append(append(b, magic...), kindFrame, f.Role, f.Flags, 0)
 	b = be.AppendUint64(b, f.Sender)
 	p.cur = be.AppendUint32(b, f.Epoch)
 	p.open, p.kept = true, len(p.cur)
@@ -341,7 +345,7 @@ func appendRareBlock(b []byte, f *flow.Flow) []byte {
 // lost is not taken for another flow's.
 
 // AppendUpdate writes what may have changed of a flow that is known under its
-// handle; check is CheckOf its key.
+// handle; check is proof.CheckOf its key.
 func AppendUpdate(b []byte, handle uint32, check uint16, f *flow.Flow) []byte {
 	b = binary.AppendUvarint(append(b, byte(MsgUpdate)), uint64(handle))
 	b = be.AppendUint16(b, check)
@@ -604,3 +608,6 @@ func (r *reader) rare(f *flow.Flow) {
 	}
 	r.short = r.short || x.short
 }
+
+// SetFlags sets the flags of the open frame.
+func (p *Framer) SetFlags(flags uint8) { p.cur[headerLen+6] = flags }
