@@ -68,6 +68,11 @@ func (l *loader) checkMode(c *Config) (p Problem, ok bool) {
 		}
 		return l.treeProblem(n, "Cannot mix unicast and multicast mode!"), false
 	}
+	for _, i := range c.Interfaces {
+		if i.Protocol != c.Interfaces[0].Protocol {
+			return l.treeProblem(l.root.find("interface", i.Name), "Cannot mix protocols: give all interfaces the same one!"), false
+		}
+	}
 	return Problem{}, true
 }
 

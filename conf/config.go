@@ -33,7 +33,16 @@ type Interface struct {
 	Name string     `json:"name"`
 	Peer netip.Addr `json:"peer"` // invalid: multicast
 	Port uint16     `json:"port"`
+	// Protocol of the sync link; all interfaces agree.
+	Protocol string `json:"protocol,omitempty"`
 }
+
+// The protocols of the sync link.
+const (
+	ProtocolAuto       = ""           // ours where every node of the link speaks it; the tree's word is auto
+	ProtocolConntrackd = "conntrackd" // conntrackd's, version 1
+	ProtocolNative     = "native"     // ours, whoever is there
+)
 
 // Settings is all the engine is told: the operator's configuration, and what
 // the shim learned elsewhere.

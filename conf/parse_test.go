@@ -156,7 +156,7 @@ var goodTexts = []struct {
 	{"4 two unicast interfaces", lines("interface eth0 peer '192.0.2.2'", "interface eth1 peer '203.0.113.2'", "interface eth1 port '3781'", group),
 		base(func(c *Config) {
 			peer(c, "192.0.2.2")
-			c.Interfaces = append(c.Interfaces, Interface{"eth1", netip.MustParseAddr("203.0.113.2"), 3781})
+			c.Interfaces = append(c.Interfaces, Interface{"eth1", netip.MustParseAddr("203.0.113.2"), 3781, ""})
 		})},
 	{"5 queue sizes", lines("event-listen-queue-size 16", "sync-queue-size 4", "interface eth0", group),
 		base(func(c *Config) { c.EventQueueMB, c.EventQueueSet, c.SyncQueueMB = 16, true, 4 })},
@@ -175,7 +175,7 @@ var goodTexts = []struct {
 		c.EventQueueMB, c.EventQueueSet, c.SyncQueueMB = 8, true, 8
 		c.ExpectSync = []string{"ftp", "sip", "h323", "nfs", "sqlnet"}
 		c.IgnoreAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")}
-		c.Interfaces = []Interface{{"eth1", netip.MustParseAddr("192.168.0.251"), 3780}}
+		c.Interfaces = []Interface{{"eth1", netip.MustParseAddr("192.168.0.251"), 3780, ""}}
 		c.SyncGroup = "failover-group"
 	})},
 	{"9 removal", lines("accept-protocol 'tcp'", "accept-protocol 'udp'", "delete service conntrack-sync accept-protocol 'udp'",
@@ -194,7 +194,7 @@ var goodTexts = []struct {
 		base(func(c *Config) { c.ExpectSync = []string{"ftp", "h323", "sqlnet"} })},
 	{"VLAN", lines("interface eth0.5 port 1", group), base(func(c *Config) { c.Interfaces[0] = Interface{Name: "eth0.5", Port: 1} })},
 	{"IPv6 peer needs no IPv4 address", lines("interface six peer 2001:db8::2", "listen-address 2001:db8::1", group), base(func(c *Config) {
-		c.Interfaces[0] = Interface{"six", netip.MustParseAddr("2001:db8::2"), 3780}
+		c.Interfaces[0] = Interface{"six", netip.MustParseAddr("2001:db8::2"), 3780, ""}
 		c.ListenAddresses = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
 	})},
 	{"quotes, comments, blanks", "# it's a comment\r\n\r\n\tset 'service' \"conntrack-sync\" inter'fa'ce eth\\0 # tail\r\ncomment service conntrack-sync \"don't\"\n" + lines(group), base(nil)},

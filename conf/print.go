@@ -73,7 +73,7 @@ func (p *printer) expectSync(words []string) {
 
 func (p *printer) iface(i Interface) {
 	path := "interface " + bare(i.Name)
-	if !i.Peer.IsValid() && i.Port == DefaultPort {
+	if !i.Peer.IsValid() && i.Port == DefaultPort && i.Protocol == ProtocolAuto {
 		p.line(path)
 	}
 	if i.Peer.IsValid() {
@@ -81,6 +81,9 @@ func (p *printer) iface(i Interface) {
 	}
 	if i.Port != DefaultPort {
 		p.value(path+" port", strconv.Itoa(int(i.Port)))
+	}
+	if i.Protocol != ProtocolAuto {
+		p.value(path+" protocol", i.Protocol)
 	}
 }
 

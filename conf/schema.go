@@ -41,6 +41,7 @@ var schema = []row{
 	{"interface *", entry, nil, nil},
 	{"interface * peer", leaf, checkPeer, func(c *Config, s string) { lastInterface(c).Peer = netip.MustParseAddr(s) }},
 	{"interface * port", leaf, checkPort, func(c *Config, s string) { lastInterface(c).Port = uint16(mustInt(s)) }},
+	{"interface * protocol", leaf, checkWire, setWire},
 	{"listen-address", multi, checkAddr, setListen},
 	{"mcast-group", leaf, checkMcast, func(c *Config, s string) { c.McastGroup = netip.MustParseAddr(s) }},
 	{"purge-timeout", leaf, checkPurge, func(c *Config, s string) { c.PurgeTimeout = time.Duration(mustInt(s)) * time.Second }},
@@ -89,6 +90,12 @@ func setListen(c *Config, s string) {
 
 func setInterface(c *Config, s string) {
 	c.Interfaces = append(c.Interfaces, Interface{Name: s, Port: DefaultPort})
+}
+
+func setWire(c *Config, s string) {
+	if s != "auto" {
+		lastInterface(c).Protocol = s
+	}
 }
 
 func lastInterface(c *Config) *Interface { return &c.Interfaces[len(c.Interfaces)-1] }

@@ -57,6 +57,13 @@ func checkExpect(s string) (string, error) {
 	return s, nil
 }
 
+func checkWire(s string) (string, error) {
+	if s != "auto" && s != ProtocolConntrackd && s != ProtocolNative {
+		return "", fmt.Errorf("protocol %s is none of: auto conntrackd native", shown(s))
+	}
+	return s, nil
+}
+
 func checkQueue(s string) (string, error) {
 	return number(s, 1, 2047, "queue size must be a whole number of MB from 1 to 2047")
 }

@@ -49,13 +49,16 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
 	}
-	st.Excluded = e.Excluded
+	st.Excluded, st.View = e.Excluded, e.View
 	st.Links, st.Plugin.Release = e.Links, e.Release
 	if st.Links == nil {
 		st.Links = []stats.Link{}
 	}
 	st.Readiness = readiness(role, engine != nil, &e)
 	st.Alarms = alarms(&st, engine != nil)
+	if e.Conflict != "" {
+		st.Alarms = append(st.Alarms, "this node and "+e.Conflict+" both say that they are MASTER")
+	}
 	return st, nil
 }
 
@@ -140,6 +143,10 @@ func readiness(role vrrpwatch.State, engine bool, e *stats.Engine) stats.Readine
 		add(true, "MASTER")
 	case !alive:
 		add(true, "no peer is heard")
+	case e.View != nil && e.View.InSync:
+		add(true, fmt.Sprintf("proven equal to the MASTER's table of %d entries %d ms ago", e.View.Entries, e.View.ProvenMS))
+	case e.View != nil:
+		add(false, fmt.Sprintf("not proven equal to the MASTER's table: %d of 4096 buckets differ", e.View.Differing))
 	case e.Refilling:
 		add(false, "the peer's table is still being copied")
 	default:

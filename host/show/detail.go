@@ -35,6 +35,13 @@ func Detail(w io.Writer, s stats.Status) error {
 		role += " since " + s.Since
 	}
 	line("role", "%s", role)
+	if v := s.View; v != nil && s.Role != "MASTER" {
+		equal := "NOT proven equal"
+		if v.InSync {
+			equal = fmt.Sprintf("proven equal %s ago", ago(v.ProvenMS))
+		}
+		line("view of the MASTER", "%s, %d entries, %d repaired, epoch %d", equal, v.Entries, v.Repaired, v.Epoch)
+	}
 	for _, p := range s.Peers {
 		line("peer", "%s", peer(&p))
 	}
@@ -63,7 +70,20 @@ func peer(p *stats.Peer) string {
 	if !p.Alive {
 		state = "SILENT"
 	}
-	return fmt.Sprintf("%s, %s, %s, heard %s ago, %d messages unacknowledged", p.Address, p.Software, state, ago(p.LastHeardMS), p.Unacked)
+	s := fmt.Sprintf("%s, %s, %s, heard %s ago, %d messages unacknowledged", p.Address, p.Software, state, ago(p.LastHeardMS), p.Unacked)
+	if p.Protocol != "native" {
+		return s
+	}
+	s += fmt.Sprintf(", %s, epoch %d", p.Role, p.Epoch)
+	if p.InSync != nil && *p.InSync {
+		s += ", in sync"
+	} else if p.InSync != nil {
+		s += fmt.Sprintf(", DIFFERS in %d of 4096 buckets", p.Differing)
+	}
+	if p.LagP50MS > 0 {
+		s += fmt.Sprintf(", lag %.1f ms (p50) %.1f ms (p99)", p.LagP50MS, p.LagP99MS)
+	}
+	return s
 }
 
 func link(l *stats.Link) string {

@@ -115,6 +115,10 @@ func (e *Engine) queueFlow(kind wire.Type, r cache.Ref) {
 func (e *Engine) queueDelete(r cache.Ref) {
 	k := e.internal.Key(r)
 	n := e.internal.Note(r)
+	handle := uint32(0)
+	if e.internal.Known(r) {
+		handle = uint32(r)
+	}
 	e.internal.Delete(r)
 	if n != 0 {
 		unborn := e.out[n-1].Type == wire.CTNew
@@ -123,5 +127,5 @@ func (e *Engine) queueDelete(r cache.Ref) {
 			return
 		}
 	}
-	e.out = append(e.out, ftfw.Out{Type: wire.CTDel, Key: k})
+	e.out = append(e.out, ftfw.Out{Type: wire.CTDel, Key: k, Ref: handle})
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
 // settings is the configuration in force.
@@ -106,6 +107,9 @@ func (e *Engine) adopt(next *settings) (first bool) {
 	was := e.injecting()
 	before := e.settings
 	e.settings = next
+	a := e.makeAdvert()
+	e.advert = wire.AppendAdvert(e.advert[:0], &a)
+	e.agree(e.now())
 	e.changeMode(was)
 	if !first && !slices.Equal(before.ExpectSync, next.ExpectSync) {
 		e.dropUnwanted()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/sync/cache"
 	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
+	"github.com/conntrack-sync/conntrack-sync/sync/proof"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
@@ -15,7 +16,24 @@ type copyOut struct {
 	again   bool // asked for once more after it had begun
 	cursor  cache.Ref
 	sent    int
+	native  bool // in our protocol: these buckets
+	set     proof.Set
+	ending  ending
 }
+
+// ending is a copy in our protocol of which everything has been sent: its end is
+// said once everybody has reported what was sent, and what of it had to be sent
+// again.
+type ending struct {
+	on     bool
+	mark   uint32 // datagrams before this one must be reported
+	resent uint64
+	rounds int
+}
+
+// endRounds bounds how often what was sent again is waited for: a link that goes on
+// losing must not keep a copy from ending.
+const endRounds = 6
 
 const (
 	copySlice   = 256     // flows sent under one hold of the lock
@@ -36,6 +54,10 @@ func (e *Engine) startCopyOut() {
 		return
 	case c.running, !e.fill.done:
 		c.again = true
+		return
+	}
+	if e.own.on {
+		e.startBuckets(proof.All())
 		return
 	}
 	*c = copyOut{running: true}
@@ -76,7 +98,10 @@ func (e *Engine) copyStep(stalled *time.Time) (more bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now, c := e.now(), &e.copyOut
-	waiting := e.session.Unacked() > copyBacklog
+	if c.ending.on || !c.running {
+		return false
+	}
+	waiting := e.session.Unacked() > copyBacklog || e.own.session.Held() > copyBacklog
 	if !waiting {
 		*stalled = time.Time{}
 	} else {
@@ -94,7 +119,14 @@ func (e *Engine) copyStep(stalled *time.Time) (more bool) {
 			return false
 		}
 		c.cursor = r
+		if !c.wanted(e.internal, r) {
+			continue
+		}
 		c.sent++
+		if c.native {
+			e.queueWhole(r)
+			continue
+		}
 		e.queueFlow(wire.CTUpd, r)
 	}
 	e.transmit(now)
@@ -102,6 +134,17 @@ func (e *Engine) copyStep(stalled *time.Time) (more bool) {
 }
 
 func (e *Engine) endCopy(now time.Time) {
+	if c := &e.copyOut; c.native && e.own.on && !c.ending.on {
+		e.copyExpects()
+		e.transmit(now)
+		c.ending = ending{on: true, mark: e.own.session.Next(), resent: e.own.session.Counters.Resent}
+		return
+	}
+	if e.copyOut.native {
+		e.log.Info("copy sent", "entries", e.copyOut.sent, "buckets", e.copyOut.set.Len())
+		e.copyOut = copyOut{}
+		return
+	}
 	expects := e.copyExpects()
 	e.transmit(now)
 	e.log.Info("full copy sent", "entries", e.copyOut.sent, "expectations", expects)
@@ -134,6 +177,10 @@ const (
 // askForCopy requests the peer's table and begins a new generation of the
 // external cache. The request goes with the next transmit.
 func (e *Engine) askForCopy(reason string) {
+	if e.own.on {
+		e.askNative(e.now())
+		return
+	}
 	e.external.NewGeneration()
 	e.exp.external.NewGeneration()
 	e.copyIn = copyIn{asked: true, reason: reason, lost: e.session.Counters.Lost, tries: e.copyIn.tries}
@@ -153,7 +200,7 @@ func (c *copyIn) heard(now time.Time) {
 // kept.
 func (e *Engine) watchCopy(now time.Time) {
 	c := &e.copyIn
-	if !c.asked || c.acked.IsZero() || !e.session.Alive(now) {
+	if e.own.on || !c.asked || c.acked.IsZero() || !e.session.Alive(now) {
 		return
 	}
 	if now.Sub(c.acked) < copyQuiet || now.Sub(c.renewed) < copyQuiet {

@@ -125,6 +125,7 @@ type Engine struct {
 	kind      peerKind
 	met       bool   // a peer was heard since this node started
 	advert    []byte // what goes behind control messages
+	own       spoken
 	drops     drops
 	traffic   stats.Traffic
 	fill      fill
@@ -155,7 +156,9 @@ func New(opt Options) *Engine {
 	}
 	e := &Engine{opt: opt, log: opt.Log, internal: cache.New(0), external: cache.New(0), filled: make(chan struct{})}
 	e.exp = newExpects()
-	e.advert = wire.AppendAdvert(nil, &wire.Advert{Low: protocolLow, High: protocolHigh, Release: opt.Release})
+	e.external.Prove()
+	e.internal.Prove()
+	e.own = newSpoken(rand.Uint64(), e.random())
 	e.inject.wake = make(chan struct{}, 1)
 	e.session = ftfw.New(rand.Uint32())
 	e.life, e.cancel = context.WithCancel(context.Background())
@@ -164,6 +167,9 @@ func New(opt Options) *Engine {
 
 // now reads the clock.
 func (e *Engine) now() time.Time { return e.opt.Now() }
+
+// random is a number to begin with.
+func (e *Engine) random() uint32 { return rand.Uint32() }
 
 // spawn runs fn until Stop; an error other than the end of its context is
 // logged.
@@ -195,8 +201,14 @@ func (e *Engine) tick() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
-	e.obey(now, e.session.Tick(now))
-	e.transmit(now)
+	e.agree(now)
+	if e.own.on {
+		e.transmit(now)
+		e.tickNative(now)
+	} else {
+		e.obey(now, e.session.Tick(now))
+		e.transmit(now)
+	}
 	e.watchPeer(now)
 	e.watchCopy(now)
 	e.watchPurge(now)
@@ -224,7 +236,11 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 		e.reign = e.now()
 	}
 	was := e.injecting()
+	if role == master && e.role != role {
+		e.openEpoch(e.now())
+	}
 	e.role = role
+	e.own.beatSoon = true
 	e.changeMode(was)
 	return nil
 }

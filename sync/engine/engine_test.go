@@ -23,9 +23,19 @@ type node struct {
 	link  *udptest.Link
 }
 
+// protocol is what all nodes of a test are configured to speak.
+var protocol = conf.ProtocolAuto
+
+// TestMain runs every test twice: over our own protocol and over conntrackd's.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	protocol = conf.ProtocolConntrackd
+	os.Exit(max(code, m.Run()))
+}
+
 func settings() conf.Settings {
 	return conf.Settings{Config: conf.Config{McastGroup: conf.DefaultMcastGroup, SyncGroup: "syncgrp",
-		Interfaces: []conf.Interface{{Name: "eth0", Port: conf.DefaultPort}}, EventQueueMB: conf.DefaultEventQueueMB,
+		Interfaces: []conf.Interface{{Name: "eth0", Port: conf.DefaultPort, Protocol: protocol}}, EventQueueMB: conf.DefaultEventQueueMB,
 		SyncQueueMB: conf.DefaultSyncQueueMB, PurgeTimeout: time.Millisecond}}
 }
 

@@ -7,7 +7,7 @@ import (
 // Versions of the sync link's protocol this release speaks.
 const (
 	protocolLow  = 1
-	protocolHigh = 1
+	protocolHigh = 2
 )
 
 // peerKind is what is known of the software at the other end.
@@ -33,7 +33,9 @@ func (p *peerKind) String() string {
 // meet looks at who sent a control message: ours say so behind the header.
 func (e *Engine) meet(m *wire.Message) {
 	p := &e.kind
-	_, _, release, ours := wire.ParseAdvert(m.Body)
+	_, high, release, ours := wire.ParseAdvert(m.Body)
+	n := e.neighbour(e.now(), e.peer)
+	n.known, n.ours, n.high, n.release = true, ours, high, string(release)
 	if p.known && p.ours == ours && p.release == string(release) {
 		return
 	}

@@ -36,14 +36,14 @@ func (e *Engine) watchPurge(now time.Time) {
 	if !e.purge.armed || now.Before(e.purge.due) {
 		return
 	}
-	if e.copyIn.asked && e.session.Alive(now) {
+	if e.alive(now) && (e.copyIn.asked || e.own.on && e.own.followed != 0 && !e.own.proof.inSync) {
 		return
 	}
 	e.purge.armed = false
 	switch {
 	case e.reign.IsZero() || e.role == master || e.role == "":
 		return
-	case !e.session.Alive(now):
+	case !e.alive(now):
 		e.log.Info("purge skipped: no peer says which flows are gone", "entries", e.internal.Len())
 		return
 	}

@@ -21,11 +21,18 @@ func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
 		if len(e.msgs) == 0 {
 			continue
 		}
+		if f, ok := wire.ParseFrame(&e.msgs[0]); ok {
+			e.onFrame(now, from[i].Addr(), &f)
+			continue
+		}
 		e.peer = from[i].Addr()
 		for k := range e.msgs {
 			if e.msgs[k].Type == wire.Control {
 				e.meet(&e.msgs[k])
 			}
+		}
+		if e.agree(now); e.own.on {
+			continue // one of ours that does not know yet
 		}
 		rd := e.session.Receive(now, e.msgs)
 		e.deliver(now, rd.Deliver)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
 // drops counts what was thrown away or missed, by reason.
@@ -23,7 +24,7 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 	if e.settings == nil {
 		return stats.Statistics{}, errNotConfigured
 	}
-	c := &e.session.Counters
+	c, n := &e.session.Counters, &e.own.session.Counters
 	s := stats.Statistics{
 		Main:  e.block(e.internal.Stats(), e.external.Stats(), e.inject.flows),
 		Links: e.link.Links(),
@@ -32,9 +33,11 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"event_overruns":          e.drops.overruns,
 			"expectations_unwanted":   e.exp.ignored,
 			"expectations_masterless": e.exp.orphans,
-			"far_sequence":            c.Far,
+			"far_sequence":            c.Far + n.Far,
 			"packets_before":          c.Before,
-			"resend_queue_full":       c.Overflow,
+			"resend_queue_full":       c.Overflow + n.Overflow,
+			"unknown_handles":         e.own.unknown,
+			"older_epoch":             e.own.stale,
 			"swept_after_a_copy":      e.drops.swept,
 		},
 		Excluded: e.excluded(),
@@ -43,6 +46,11 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"resent":        c.Resent,
 			"unanswered":    c.Unanswered,
 			"peer_restarts": c.Restarts,
+			"native_resent": n.Resent,
+			"native_lost":   n.Lost,
+			"native_late":   n.Late,
+			"report_holes":  n.Holes,
+			"repaired":      e.own.proof.repairs,
 		},
 	}
 	if e.settings.syncsExpects() {
@@ -66,7 +74,7 @@ func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
 		CacheInternal: internal,
 		Traffic:       e.traffic,
 		Channel:       e.link.Stats(),
-		Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost},
+		Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost + e.own.session.Counters.Lost},
 	}
 	if e.direct() {
 		m.ExternalInject = &injected
@@ -92,22 +100,20 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked}
+	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked && !e.own.on}
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}
-	if heard := e.session.Heard(); !heard.IsZero() {
-		s.Peers = append(s.Peers, stats.Peer{
-			Address: e.peer.String(), Protocol: "conntrackd", Software: e.kind.String(), Alive: e.session.Alive(now),
-			LastHeardMS: now.Sub(heard).Milliseconds(), Unacked: e.session.Unacked(),
-		})
+	s.Peers = e.peers(now)
+	if e.own.on {
+		s.View, s.Conflict = e.view(now), e.conflict(now)
 	}
 	return s, nil
 }
 
 // watchPeer says when the link goes dead and when it is back.
 func (e *Engine) watchPeer(now time.Time) {
-	alive := e.session.Alive(now)
+	alive := e.alive(now)
 	if alive == e.heard {
 		return
 	}
@@ -117,4 +123,66 @@ func (e *Engine) watchPeer(now time.Time) {
 		return
 	}
 	e.log.Warn("no peer is heard on the sync link any more", "peer", e.peer, "unacknowledged", e.session.Unacked())
+}
+
+// peers lists who is known on the link.
+func (e *Engine) peers(now time.Time) (all []stats.Peer) {
+	if !e.own.on {
+		if heard := e.session.Heard(); !heard.IsZero() {
+			all = append(all, stats.Peer{
+				Address: e.peer.String(), Protocol: "conntrackd", Software: e.kind.String(), Alive: e.session.Alive(now),
+				LastHeardMS: now.Sub(heard).Milliseconds(), Unacked: e.session.Unacked(),
+			})
+		}
+		return all
+	}
+	for _, p := range e.own.session.Peers() {
+		l := e.own.lives[p.ID]
+		if l == nil {
+			continue
+		}
+		p50, p99 := p.Lag()
+		x := stats.Peer{
+			Address: l.addr.String(), Protocol: "native", Software: "conntrack-sync " + l.beat.Release, Alive: p.Alive(now),
+			LastHeardMS: now.Sub(p.Heard).Milliseconds(), Unacked: e.own.session.Behind(p), Role: roleName(l.role), Epoch: l.epoch,
+			LagP50MS: float64(p50.Microseconds()) / 1000, LagP99MS: float64(p99.Microseconds()) / 1000,
+		}
+		switch {
+		case e.role != master && p.ID == e.own.followed:
+			x.InSync, x.Differing = &e.own.proof.inSync, e.own.proof.differing
+		case l.beat.Follows == e.own.session.ID:
+			x.InSync, x.Differing = &l.beat.InSync, int(l.beat.Differing)
+		}
+		if x.InSync != nil {
+			x.InSync = new(*x.InSync)
+		}
+		all = append(all, x)
+	}
+	return all
+}
+
+func (e *Engine) view(now time.Time) *stats.View {
+	p := &e.own.proof
+	v := &stats.View{InSync: p.inSync, Entries: p.entries, Differing: p.differing, Repaired: p.repairs, Epoch: e.own.maxEpoch}
+	if p.inSync {
+		v.ProvenMS = now.Sub(p.at).Milliseconds()
+	}
+	return v
+}
+
+// conflict names another MASTER, where this node is one.
+func (e *Engine) conflict(now time.Time) string {
+	if e.role != master {
+		return ""
+	}
+	for _, p := range e.own.session.Peers() {
+		if l := e.own.lives[p.ID]; l != nil && l.role == wire.RoleMaster && p.Alive(now) {
+			return l.addr.String()
+		}
+	}
+	return ""
+}
+
+func roleName(r uint8) string {
+	return [...]string{"UNKNOWN", "MASTER", "BACKUP", "FAULT", "STOP"}[r]
 }

@@ -12,6 +12,10 @@ import (
 // transmit numbers, encodes and sends what was queued. Flows are encoded with
 // their state of this moment.
 func (e *Engine) transmit(now time.Time) {
+	if e.own.on && e.link != nil {
+		e.transmitNative(now)
+		return
+	}
 	e.compact()
 	if len(e.out) == 0 || e.link == nil {
 		e.out = e.out[:0]

@@ -79,6 +79,8 @@ type Session struct {
 	peers  []*Peer
 	report wire.Report
 	resend []Item
+
+	inhabited time.Time // when somebody was last heard, or the start
 }
 
 // datagram is what was sent under one number.
@@ -100,7 +102,7 @@ func (s *Session) Next() uint32 { return s.seq }
 func (s *Session) Sent(now time.Time, items []Item) {
 	g := datagram{seq: s.seq, first: s.items.tail, n: uint32(len(items)), at: now}
 	s.seq++
-	if !s.anyLive(now) {
+	if s.deserted(now) {
 		s.clear() // nobody who could ask for it
 		return
 	}
@@ -202,6 +204,15 @@ func (s *Session) Peers() []*Peer { return s.peers }
 // Alive reports whether the peer was heard lately.
 func (p *Peer) Alive(now time.Time) bool { return now.Sub(p.Heard) <= DeadAfter }
 
+// deserted reports whether nobody has been heard for so long that nothing need
+// be kept. At the start somebody may be there who was not heard yet.
+func (s *Session) deserted(now time.Time) bool {
+	if s.inhabited.IsZero() || s.anyLive(now) {
+		s.inhabited = now
+	}
+	return now.Sub(s.inhabited) > DeadAfter
+}
+
 func (s *Session) anyLive(now time.Time) bool {
 	return slices.ContainsFunc(s.peers, func(p *Peer) bool { return p.Alive(now) })
 }
@@ -238,7 +249,14 @@ func (s *Session) Reported(now time.Time, p *Peer, r *wire.Report) []Item {
 		return nil
 	}
 	if !p.reporting {
+		// What was sent before it heard us for the first time is missing too, as
+		// far as it is kept.
 		p.reporting, p.covered = true, r.From
+		if s.grams.len() > 0 {
+			if oldest := s.grams.at(s.grams.head).seq; int32(r.From-oldest) > 0 {
+				p.covered = oldest
+			}
+		}
 	}
 	if int32(r.Upto+1-p.covered) <= 0 {
 		return nil // said before
@@ -314,7 +332,7 @@ func (s *Session) trim(now time.Time) {
 // Tick does what time makes necessary; call it some times a second.
 func (s *Session) Tick(now time.Time) {
 	s.peers = slices.DeleteFunc(s.peers, func(p *Peer) bool { return now.Sub(p.Heard) > ForgetAfter })
-	if !s.anyLive(now) {
+	if s.deserted(now) {
 		s.clear()
 	}
 	s.trim(now)
@@ -356,3 +374,9 @@ func (p *Peer) Lag() (p50, p99 time.Duration) {
 	sorted := slices.Sorted(slices.Values(p.lags))
 	return sorted[len(sorted)/2], sorted[len(sorted)*99/100]
 }
+
+// Held is the number of messages kept for peers that have not reported them.
+func (s *Session) Held() int { return s.items.len() }
+
+// Expected is the number of the peer's next datagram.
+func (s *Session) Expected(p *Peer) uint32 { return p.next }

@@ -219,6 +219,8 @@ func TestASilentPeerHoldsNothing(t *testing.T) {
 	items := make([]Item, 50)
 	send := func() { s.Sent(now, items) }
 	send()
+	now = now.Add(DeadAfter + time.Second)
+	s.Tick(now)
 	if s.items.len() != 0 {
 		t.Error("messages are held without a peer")
 	}

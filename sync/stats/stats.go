@@ -100,11 +100,20 @@ type Commit struct {
 // Peer is what is known of a node on the sync link.
 type Peer struct {
 	Address     string `json:"address"`
-	Protocol    string `json:"protocol"` // spoken with it: conntrackd
+	Protocol    string `json:"protocol"` // spoken with it: conntrackd or native
 	Software    string `json:"software"` // what it is and its release, "unknown" at first
 	LastHeardMS int64  `json:"last_heard_ms"`
 	Alive       bool   `json:"alive"`
-	Unacked     int    `json:"unacknowledged"`
+	Unacked     int    `json:"unacknowledged"` // messages it has not said to have
+	// The rest is known where our own protocol is spoken.
+	Role  string `json:"role,omitempty"`
+	Epoch uint32 `json:"epoch,omitempty"` // of its last reign
+	// InSync says that its view of our table, or ours of its, was proven equal;
+	// absent between nodes of which neither follows the other.
+	InSync    *bool   `json:"in_sync,omitempty"`
+	Differing int     `json:"differing,omitempty"` // buckets of 4096, at the last comparison
+	LagP50MS  float64 `json:"lag_p50_ms,omitempty"`
+	LagP99MS  float64 `json:"lag_p99_ms,omitempty"`
 }
 
 // Engine is what the engine says of itself; the shim makes a Status of it.
@@ -113,10 +122,23 @@ type Engine struct {
 	Peers     []Peer            `json:"peers"`
 	Links     []Link            `json:"links"`
 	Excluded  map[string]uint64 `json:"excluded"`
+	View      *View             `json:"view,omitempty"`     // with our own protocol
+	Conflict  string            `json:"conflict,omitempty"` // another node that says it is MASTER, as this one does
 	Commit    *Commit           `json:"commit,omitempty"`
 	Filling   bool              `json:"filling,omitempty"`   // the internal cache is being read from the kernel
 	Refilling bool              `json:"refilling,omitempty"` // a full copy of the peer's table is under way
 	Purge     string            `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
+}
+
+// View is what is known of the equality of this node's external cache with the
+// table of the node it follows.
+type View struct {
+	InSync    bool   `json:"in_sync"`
+	Entries   uint32 `json:"entries"`             // of the followed node's table
+	Differing int    `json:"differing"`           // buckets of 4096, at the last comparison
+	ProvenMS  int64  `json:"proven_ms,omitempty"` // since the last comparison that was equal
+	Repaired  uint64 `json:"repaired"`            // flows that repairs found to differ
+	Epoch     uint32 `json:"epoch"`               // the highest known
 }
 
 // Readiness says whether this node would carry the traffic now.
@@ -157,6 +179,7 @@ type Status struct {
 	Links         []Link        `json:"links"`
 	Alarms        []string      `json:"alarms"` // what is wrong now, one line each
 	Readiness     Readiness     `json:"readiness"`
+	View          *View         `json:"view,omitempty"`
 	// Excluded counts kernel events about flows that are not replicated, by class.
 	Excluded map[string]uint64 `json:"excluded"`
 	Commit   *Commit           `json:"commit,omitempty"`
