@@ -82,6 +82,11 @@ func (c *Client) Statistics(ctx context.Context) (stats.Statistics, error) {
 	return get[stats.Statistics](ctx, c, http.MethodGet, "/statistics")
 }
 
+// Diff asks how the nodes' views compare.
+func (c *Client) Diff(ctx context.Context) (stats.Diff, error) {
+	return get[stats.Diff](ctx, c, http.MethodGet, "/diff")
+}
+
 // Commit writes the external cache into the kernel.
 func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")

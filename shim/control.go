@@ -79,6 +79,10 @@ func (s *Shim) routes() http.Handler {
 	}))
 	m.HandleFunc("GET /cache/internal/expect", s.withEngine(expects(contract.Internal)))
 	m.HandleFunc("GET /cache/external/expect", s.withEngine(expects(contract.External)))
+	m.HandleFunc("GET /diff", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		d, err := e.Diff(r.Context())
+		answer(w, d, err)
+	}))
 	m.HandleFunc("GET /cache/internal", s.withEngine(flows(contract.Internal)))
 	m.HandleFunc("GET /cache/external", s.withEngine(flows(contract.External)))
 	m.HandleFunc("POST /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {

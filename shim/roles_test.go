@@ -86,8 +86,9 @@ func (f *fakeEngine) Statistics(context.Context) (stats.Statistics, error) {
 func (f *fakeEngine) Status(context.Context) (stats.Engine, error) {
 	return stats.Engine{Peers: []stats.Peer{{Address: "192.0.2.2", Alive: true}}}, nil
 }
-func (f *fakeEngine) Ping(context.Context) error { return nil }
-func (f *fakeEngine) Stop(context.Context) error { f.note("stop"); return nil }
+func (f *fakeEngine) Diff(context.Context) (stats.Diff, error) { return stats.Diff{}, nil }
+func (f *fakeEngine) Ping(context.Context) error               { return nil }
+func (f *fakeEngine) Stop(context.Context) error               { f.note("stop"); return nil }
 
 // rig is a running shim whose engines are fakes.
 type rig struct {

@@ -34,3 +34,16 @@ func (o *options) statusCommand() *cobra.Command {
 	}
 	return c
 }
+
+func (o *options) diffCommand() *cobra.Command {
+	return &cobra.Command{Use: "diff", Short: "Whether views were proven equal, and what repairs found", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		d, err := shim.Dial(o.runDir).Diff(c.Context())
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return show.JSON(o.stdout, d)
+		}
+		return show.Diff(o.stdout, d)
+	}}
+}

@@ -2,12 +2,14 @@ package show
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
@@ -35,12 +37,8 @@ func Detail(w io.Writer, s stats.Status) error {
 		role += " since " + s.Since
 	}
 	line("role", "%s", role)
-	if v := s.View; v != nil && s.Role != "MASTER" {
-		equal := "NOT proven equal"
-		if v.InSync {
-			equal = fmt.Sprintf("proven equal %s ago", ago(v.ProvenMS))
-		}
-		line("view of the MASTER", "%s, %d entries, %d repaired, epoch %d", equal, v.Entries, v.Repaired, v.Epoch)
+	if s.View != nil && s.Role != "MASTER" {
+		line("view of the MASTER", "%s", view(s.View))
 	}
 	for _, p := range s.Peers {
 		line("peer", "%s", peer(&p))
@@ -126,4 +124,39 @@ func counts(m map[string]uint64) string {
 
 func ago(ms int64) string {
 	return (time.Duration(ms) * time.Millisecond).Round(100 * time.Millisecond).String()
+}
+
+func view(v *stats.View) string {
+	equal := "NOT proven equal"
+	switch {
+	case v.InSync:
+		equal = fmt.Sprintf("proven equal %s ago", ago(v.ProvenMS))
+	case v.Differing > 0:
+		equal = fmt.Sprintf("DIFFERS in %d of 4096 buckets", v.Differing)
+	}
+	return fmt.Sprintf("%s, %d entries, %d repaired, epoch %d", equal, v.Entries, v.Repaired, v.Epoch)
+}
+
+// Diff writes "show conntrack-sync diff": how views compare now, then what the
+// last repairs found.
+func Diff(w io.Writer, d stats.Diff) error {
+	out := bufio.NewWriter(w)
+	if d.View != nil {
+		fmt.Fprintf(out, "view of the MASTER: %s\n", view(d.View))
+	}
+	for _, p := range d.Peers {
+		fmt.Fprintf(out, "peer %s\n", peer(&p))
+	}
+	fmt.Fprintf(out, "\nfound to differ and repaired: %d\n", len(d.Found))
+	err := table(out, []string{"Time", "Kind", "Source", "Destination", "Protocol"}, 2, func(yield func([]string) error) error {
+		for _, x := range d.Found {
+			t := &x.Flow.Orig
+			cells := []string{x.At, x.Kind, endpoint(t.SrcAddr(), t.Sport, t), endpoint(t.DstAddr(), t.Dport, t), flow.ProtoName(t.Proto)}
+			if err := yield(cells); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.Join(err, out.Flush())
 }

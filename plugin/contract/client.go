@@ -85,6 +85,10 @@ func (c *client) Statistics(ctx context.Context) (stats.Statistics, error) {
 	return read[stats.Statistics](c.rpc.Statistics(ctx, empty))
 }
 
+func (c *client) Diff(ctx context.Context) (stats.Diff, error) {
+	return read[stats.Diff](c.rpc.Diff(ctx, empty))
+}
+
 func (c *client) Status(ctx context.Context) (stats.Engine, error) {
 	return read[stats.Engine](c.rpc.Status(ctx, empty))
 }

@@ -64,6 +64,9 @@ type Engine interface {
 	// Statistics and Status are snapshots.
 	Statistics(ctx context.Context) (stats.Statistics, error)
 	Status(ctx context.Context) (stats.Engine, error)
+	// Diff says whether this node's view and the peers' were proven equal, and what
+	// repairs found to differ.
+	Diff(ctx context.Context) (stats.Diff, error)
 	// Ping answers at once when the engine's loop is alive: it waits for
 	// nothing but the lock that serves events.
 	Ping(ctx context.Context) error

@@ -34,6 +34,7 @@ const (
 	Engine_Expects_FullMethodName       = "/conntracksync.engine.v1.Engine/Expects"
 	Engine_Statistics_FullMethodName    = "/conntracksync.engine.v1.Engine/Statistics"
 	Engine_Status_FullMethodName        = "/conntracksync.engine.v1.Engine/Status"
+	Engine_Diff_FullMethodName          = "/conntracksync.engine.v1.Engine/Diff"
 	Engine_Ping_FullMethodName          = "/conntracksync.engine.v1.Engine/Ping"
 	Engine_Stop_FullMethodName          = "/conntracksync.engine.v1.Engine/Stop"
 	Engine_Attach_FullMethodName        = "/conntracksync.engine.v1.Engine/Attach"
@@ -56,6 +57,7 @@ type EngineClient interface {
 	Expects(ctx context.Context, in *Which, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Document], error)
 	Statistics(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
+	Diff(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	Stop(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -208,6 +210,16 @@ func (c *engineClient) Status(ctx context.Context, in *Empty, opts ...grpc.CallO
 	return out, nil
 }
 
+func (c *engineClient) Diff(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Document)
+	err := c.cc.Invoke(ctx, Engine_Diff_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -264,6 +276,7 @@ type EngineServer interface {
 	Expects(*Which, grpc.ServerStreamingServer[Document]) error
 	Statistics(context.Context, *Empty) (*Document, error)
 	Status(context.Context, *Empty) (*Document, error)
+	Diff(context.Context, *Empty) (*Document, error)
 	Ping(context.Context, *Empty) (*Empty, error)
 	Stop(context.Context, *Empty) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -313,6 +326,9 @@ func (UnimplementedEngineServer) Statistics(context.Context, *Empty) (*Document,
 }
 func (UnimplementedEngineServer) Status(context.Context, *Empty) (*Document, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedEngineServer) Diff(context.Context, *Empty) (*Document, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
 }
 func (UnimplementedEngineServer) Ping(context.Context, *Empty) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -546,6 +562,24 @@ func _Engine_Status_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_Diff_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Empty)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Diff(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Diff_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Diff(ctx, req.(*Empty))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -639,6 +673,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Engine_Status_Handler,
+		},
+		{
+			MethodName: "Diff",
+			Handler:    _Engine_Diff_Handler,
 		},
 		{
 			MethodName: "Ping",

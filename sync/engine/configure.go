@@ -15,8 +15,12 @@ import (
 type settings struct{ conf.Settings }
 
 func (s *settings) linkConfig() LinkConfig {
+	in := slices.Clone(s.Interfaces)
+	for i := range in {
+		in[i].Protocol = "" // what is said on a link is not how it is opened
+	}
 	return LinkConfig{
-		Interfaces:  s.Interfaces,
+		Interfaces:  in,
 		Group:       s.McastGroup,
 		Listen:      s.ListenAddresses,
 		BufferBytes: s.SyncQueueMB << 20,

@@ -94,7 +94,7 @@ func entries(t *testing.T, n *node, which flow.Table) map[flow.Key]uint8 {
 func eventually(t *testing.T, what string, ok func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if err = ok(); err == nil {
 			return
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
 	"github.com/conntrack-sync/conntrack-sync/sync/native"
 	"github.com/conntrack-sync/conntrack-sync/sync/proof"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
@@ -80,8 +81,12 @@ type proven struct {
 	// mismatches in a row: on a link that always loses, calm never comes.
 	mismatches int
 	repairs    uint64
-	found      []Difference
+	found      []stats.Difference
 }
+
+// fresh reports whether the view was proven equal lately: a proof is as old as the
+// link has been silent.
+func (p *proven) fresh(now time.Time) bool { return p.inSync && now.Sub(p.at) <= native.DeadAfter }
 
 // incomingCopy is the copy of some buckets that is being received.
 type incomingCopy struct {
@@ -89,13 +94,6 @@ type incomingCopy struct {
 	id      uint32
 	set     proof.Set
 	at      time.Time
-}
-
-// Difference is a flow that a repair found to differ.
-type Difference struct {
-	At   time.Time `json:"at"`
-	Kind string    `json:"kind"` // missing, stale or differing, in this node's view
-	Flow flow.Flow `json:"flow"`
 }
 
 const (
@@ -178,12 +176,14 @@ func (e *Engine) agree(now time.Time) {
 		e.log.Info("every node on the link speaks our protocol: it is spoken from now on")
 		e.copyIn = copyIn{}
 		e.own.beatSoon = true
+		e.session.TakeUnacked(func(it ftfw.Item) { e.resend(&it) })
 		return
 	}
 	e.log.Info("a node on the link does not speak our protocol: conntrackd's is spoken from now on")
 	counters := e.session.Counters
 	e.session = ftfw.New(e.random())
 	e.session.Counters = counters
+	e.own.session.TakeHeld(func(it native.Item) { e.resendNative(&it) })
 }
 
 // alive reports whether any peer is heard.
@@ -395,7 +395,7 @@ func (e *Engine) differs(now time.Time, kind string, f *flow.Flow) {
 	if len(p.found) == foundLimit {
 		p.found = slices.Delete(p.found, 0, foundLimit/10)
 	}
-	p.found = append(p.found, Difference{At: now, Kind: kind, Flow: *f})
+	p.found = append(p.found, stats.Difference{At: now.Format(time.RFC3339), Kind: kind, Flow: *f})
 }
 
 // handlesMax bounds what a peer can make us hold for its handles.
@@ -596,7 +596,7 @@ func (e *Engine) beat(now time.Time) {
 		return
 	}
 	o.solicit = o.session.Held() > 0
-	x := wire.Beat{Advert: e.makeAdvert(), MaxEpoch: o.maxEpoch, Follows: o.followed, InSync: o.proof.inSync,
+	x := wire.Beat{Advert: e.makeAdvert(), MaxEpoch: o.maxEpoch, Follows: o.followed, InSync: o.proof.fresh(now),
 		Differing: uint16(o.proof.differing), Proven: o.proof.number, Entries: uint32(e.external.Len())}
 	o.buf = wire.AppendBeat(o.buf[:0], &x)
 	e.frameSized(now, wire.MsgBeat, o.buf)

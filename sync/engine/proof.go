@@ -112,6 +112,21 @@ func (e *Engine) compareGroups(now time.Time, p *native.Peer, entries uint32, th
 	if o.incoming.busy(now) {
 		return
 	}
+	if pr.mismatches > 2*patience {
+		// The longer way has failed: all buckets of the groups that differ.
+		var set proof.Set
+		for g := range proof.Groups {
+			if groups&(1<<g) != 0 {
+				for i := range proof.GroupSize {
+					set.Add(uint16(g*proof.GroupSize + i))
+				}
+			}
+		}
+		pr.differing = set.Len()
+		o.buf = wire.AppendAskCopy(o.buf[:0], p.ID, &set)
+		e.frameSized(now, wire.MsgAskCopy, o.buf)
+		return
+	}
 	o.buf = wire.AppendAskBuckets(o.buf[:0], p.ID, groups)
 	e.frameSized(now, wire.MsgAskBuckets, o.buf)
 }

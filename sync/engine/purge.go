@@ -36,7 +36,7 @@ func (e *Engine) watchPurge(now time.Time) {
 	if !e.purge.armed || now.Before(e.purge.due) {
 		return
 	}
-	if e.alive(now) && (e.copyIn.asked || e.own.on && e.own.followed != 0 && !e.own.proof.inSync) {
+	if e.alive(now) && (e.copyIn.asked || e.own.on && e.own.followed != 0 && !e.own.proof.fresh(now)) {
 		return
 	}
 	e.purge.armed = false

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -149,12 +151,9 @@ func (e *Engine) peers(now time.Time) (all []stats.Peer) {
 		}
 		switch {
 		case e.role != master && p.ID == e.own.followed:
-			x.InSync, x.Differing = &e.own.proof.inSync, e.own.proof.differing
+			x.InSync, x.Differing = new(e.own.proof.fresh(now)), e.own.proof.differing
 		case l.beat.Follows == e.own.session.ID:
-			x.InSync, x.Differing = &l.beat.InSync, int(l.beat.Differing)
-		}
-		if x.InSync != nil {
-			x.InSync = new(*x.InSync)
+			x.InSync, x.Differing = new(l.beat.InSync && p.Alive(now)), int(l.beat.Differing)
 		}
 		all = append(all, x)
 	}
@@ -163,8 +162,8 @@ func (e *Engine) peers(now time.Time) (all []stats.Peer) {
 
 func (e *Engine) view(now time.Time) *stats.View {
 	p := &e.own.proof
-	v := &stats.View{InSync: p.inSync, Entries: p.entries, Differing: p.differing, Repaired: p.repairs, Epoch: e.own.maxEpoch}
-	if p.inSync {
+	v := &stats.View{InSync: p.fresh(now), Entries: p.entries, Differing: p.differing, Repaired: p.repairs, Epoch: e.own.maxEpoch}
+	if v.InSync {
 		v.ProvenMS = now.Sub(p.at).Milliseconds()
 	}
 	return v
@@ -185,4 +184,30 @@ func (e *Engine) conflict(now time.Time) string {
 
 func roleName(r uint8) string {
 	return [...]string{"UNKNOWN", "MASTER", "BACKUP", "FAULT", "STOP"}[r]
+}
+
+var errNoProof = errors.New("nothing is proven: conntrackd's protocol is spoken on the link, see show conntrack-sync status --detail")
+
+// Diff says how this node's view and the peers' compare.
+func (e *Engine) Diff(context.Context) (stats.Diff, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.settings == nil:
+		return stats.Diff{}, errNotConfigured
+	case !e.own.on:
+		return stats.Diff{}, errNoProof
+	}
+	now := e.now()
+	d := stats.Diff{Peers: e.peers(now), Found: slices.Clone(e.own.proof.found)}
+	if e.role != master {
+		d.View = e.view(now)
+	}
+	if d.Peers == nil {
+		d.Peers = []stats.Peer{}
+	}
+	if d.Found == nil {
+		d.Found = []stats.Difference{}
+	}
+	return d, nil
 }

@@ -157,3 +157,11 @@ func (s *Session) resendStale(now time.Time) {
 		s.Counters.Unanswered += uint64(len(s.ready.Resend) - before)
 	}
 }
+
+// TakeUnacked hands over what the peer has not acknowledged and forgets it: the
+// session ends.
+func (s *Session) TakeUnacked(fn func(Item)) {
+	if s.queue.n > 0 {
+		s.queue.take(s.queue.head, s.queue.head+uint32(s.queue.n)-1, fn)
+	}
+}

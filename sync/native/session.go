@@ -380,3 +380,15 @@ func (s *Session) Held() int { return s.items.len() }
 
 // Expected is the number of the peer's next datagram.
 func (s *Session) Expected(p *Peer) uint32 { return p.next }
+
+// TakeHeld hands over what not every peer has reported and forgets it: the
+// protocol changes.
+func (s *Session) TakeHeld(fn func(Item)) {
+	for i := s.grams.head; i != s.grams.tail; i++ {
+		g := s.grams.at(i)
+		for k := range uint64(g.n) {
+			fn(*s.items.at(g.first + k))
+		}
+	}
+	s.clear()
+}

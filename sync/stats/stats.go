@@ -3,6 +3,8 @@
 // RPC, the control socket and reach the operator as --json.
 package stats
 
+import "github.com/conntrack-sync/conntrack-sync/sync/flow"
+
 // Cache counts one cache. Active is the number of entries now; the others
 // only grow, re-insertions included, and survive a flush.
 type Cache struct {
@@ -139,6 +141,22 @@ type View struct {
 	ProvenMS  int64  `json:"proven_ms,omitempty"` // since the last comparison that was equal
 	Repaired  uint64 `json:"repaired"`            // flows that repairs found to differ
 	Epoch     uint32 `json:"epoch"`               // the highest known
+}
+
+// Diff is the answer of "show conntrack-sync diff".
+type Diff struct {
+	View  *View  `json:"view,omitempty"` // of the node that is followed; absent on a MASTER
+	Peers []Peer `json:"peers"`
+	// Found are the flows that the last repairs found to differ, oldest first, at
+	// most 1,000: what is different now is among them once it is repaired.
+	Found []Difference `json:"found"`
+}
+
+// Difference is a flow that a repair found.
+type Difference struct {
+	At   string    `json:"at"`   // RFC 3339
+	Kind string    `json:"kind"` // missing, stale or differing, in this node's view
+	Flow flow.Flow `json:"flow"`
 }
 
 // Readiness says whether this node would carry the traffic now.

@@ -1,5 +1,5 @@
-// Package udptest is a sync link in memory: two ends without sockets, between
-// which datagrams are lost, repeated and overtaken as a test wishes.
+// Package udptest is a sync link in memory: two ends or more without sockets,
+// between which datagrams are lost, repeated and overtaken as a test wishes.
 package udptest
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
-// Faults are what happens to datagrams in one direction; probabilities from 0
-// to 1.
+// Faults are what happens to datagrams on their way to each receiver;
+// probabilities from 0 to 1.
 type Faults struct {
 	Drop, Duplicate, Reorder float64
 }
@@ -22,14 +22,15 @@ type Faults struct {
 // Link is one end. It fits the engine's Link.
 type Link struct {
 	addr netip.AddrPort
-	peer *Link
 
 	mu     sync.Mutex
+	others []*Link
 	rng    *rand.Rand
 	faults Faults
 	cut    bool
-	queue  [][]byte
-	held   []byte // overtaken by the next
+	held   map[*Link][]byte // overtaken by the next
+	batch  [][]byte
+	from   []netip.AddrPort
 	wake   chan struct{}
 	closed chan struct{}
 	once   sync.Once
@@ -38,15 +39,37 @@ type Link struct {
 
 // Pair makes two ends joined by a link with these faults in both directions.
 func Pair(seed uint64, f Faults) (a, b *Link) {
-	a, b = end(1, seed, f), end(2, seed+1, f)
-	a.peer, b.peer = b, a
-	return a, b
+	ends := Group(2, seed, f)
+	return ends[0], ends[1]
+}
+
+// Group makes the ends of a link of n nodes.
+func Group(n int, seed uint64, f Faults) (ends []*Link) {
+	for i := range n {
+		ends = append(ends, end(byte(i+1), seed+uint64(i), f))
+	}
+	Join(ends...)
+	return ends
 }
 
 func end(n byte, seed uint64, f Faults) *Link {
-	return &Link{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, n}), 3780), faults: f,
+	return &Link{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, n}), 3780), faults: f, held: map[*Link][]byte{},
 		rng: rand.New(rand.NewPCG(seed, 1)), wake: make(chan struct{}, 1), closed: make(chan struct{}),
 		stats: stats.Channel{Type: "multicast", Device: "test"}}
+}
+
+// Join makes ends the ends of one link, as when a node is replaced.
+func Join(ends ...*Link) {
+	for _, l := range ends {
+		l.mu.Lock()
+		l.others = nil
+		for _, o := range ends {
+			if o != l {
+				l.others = append(l.others, o)
+			}
+		}
+		l.mu.Unlock()
+	}
 }
 
 // SetFaults changes what happens to datagrams this end sends.
@@ -63,43 +86,56 @@ func (l *Link) Cut(on bool) {
 	l.cut = on
 }
 
-// Send delivers to the other end what the faults leave of it.
+// Send delivers to the other ends what the faults leave of it.
 func (l *Link) Send(batch [][]byte) error {
 	l.mu.Lock()
-	var out [][]byte
+	out := map[*Link][][]byte{}
 	for _, d := range batch {
 		l.stats.PacketsSent++
 		l.stats.BytesSent += uint64(len(d))
-		if l.cut || l.rng.Float64() < l.faults.Drop {
+		if l.cut {
 			continue
 		}
 		d = bytes.Clone(d)
-		if l.held == nil && l.rng.Float64() < l.faults.Reorder {
-			l.held = d
-			continue
-		}
-		out = append(out, d)
-		if l.rng.Float64() < l.faults.Duplicate {
-			out = append(out, d)
-		}
-		if l.held != nil {
-			out, l.held = append(out, l.held), nil
+		for _, to := range l.others {
+			out[to] = append(out[to], l.fate(to, d)...)
 		}
 	}
-	peer := l.peer
 	l.mu.Unlock()
-	peer.take(out)
+	for to, ds := range out {
+		to.take(ds, l.addr)
+	}
 	return nil
 }
 
-func (l *Link) take(batch [][]byte) {
+// fate is what arrives in the place of a datagram.
+func (l *Link) fate(to *Link, d []byte) (out [][]byte) {
+	if l.rng.Float64() < l.faults.Drop {
+		return nil
+	}
+	if l.held[to] == nil && l.rng.Float64() < l.faults.Reorder {
+		l.held[to] = d
+		return nil
+	}
+	out = append(out, d)
+	if l.rng.Float64() < l.faults.Duplicate {
+		out = append(out, d)
+	}
+	if h := l.held[to]; h != nil {
+		out = append(out, h)
+		delete(l.held, to)
+	}
+	return out
+}
+
+func (l *Link) take(batch [][]byte, from netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, d := range batch {
 		l.stats.PacketsRecv++
 		l.stats.BytesRecv += uint64(len(d))
+		l.batch, l.from = append(l.batch, d), append(l.from, from)
 	}
-	l.queue = append(l.queue, batch...)
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -110,14 +146,10 @@ func (l *Link) take(batch [][]byte) {
 func (l *Link) Receive(ctx context.Context, fn func([][]byte, []netip.AddrPort)) error {
 	for {
 		l.mu.Lock()
-		batch, src := l.queue, l.peer.addr
-		l.queue = nil
+		batch, from := l.batch, l.from
+		l.batch, l.from = nil, nil
 		l.mu.Unlock()
 		if len(batch) > 0 {
-			from := make([]netip.AddrPort, len(batch))
-			for i := range from {
-				from[i] = src
-			}
 			fn(batch, from)
 		}
 		select {
@@ -149,14 +181,4 @@ func (l *Link) Links() []stats.Link {
 func (l *Link) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
-}
-
-// Join makes two ends of different pairs the ends of one link, as when a node
-// is replaced.
-func Join(a, b *Link) {
-	for _, l := range []*Link{a, b} {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-	}
-	a.peer, b.peer = b, a
 }

@@ -1,0 +1,310 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/kernel/kerneltest"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/sync/udp/udptest"
+)
+
+// onlyNative skips what conntrackd's protocol cannot do.
+func onlyNative(t *testing.T) {
+	if protocol == conf.ProtocolConntrackd {
+		t.Skip("of our own protocol")
+	}
+}
+
+// group starts n nodes on one link; the first is MASTER, the others BACKUP.
+func group(t *testing.T, n int, f udptest.Faults) (nodes []*node) {
+	t.Helper()
+	for i, l := range udptest.Group(n, 11, f) {
+		x := start(t, kerneltest.New(), l)
+		nodes = append(nodes, x)
+		role := "BACKUP"
+		if i == 0 {
+			role = "MASTER"
+		}
+		if err := x.SetRole(t.Context(), "syncgrp", role); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return nodes
+}
+
+func status(t *testing.T, n *node) stats.Engine {
+	t.Helper()
+	s, err := n.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// inSync waits until the node's view was proven equal to a table of so many
+// entries.
+func inSync(t *testing.T, n *node, entries int) func() error {
+	return func() error {
+		s := status(t, n)
+		if s.View == nil || !s.View.InSync || int(s.View.Entries) != entries {
+			return fmt.Errorf("view %+v, peers %+v", s.View, s.Peers)
+		}
+		return nil
+	}
+}
+
+// churn lets flows be born, change and end on a node.
+func churn(n *node, from, to int) {
+	for i := from; i < to; i++ {
+		f := flowNo(i)
+		n.table.Put(f)
+		if i%3 == 0 {
+			f.TCP.State = flow.TCPFinWait
+			n.table.Put(f)
+		}
+		if i%5 == 0 {
+			n.table.Remove(f.Key())
+		}
+		if i%100 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// TestManyNodes: three and four nodes on one link, over a bad link too, all hold
+// the MASTER's table; one that leaves holds nobody up, one that comes later is
+// filled.
+func TestManyNodes(t *testing.T) {
+	onlyNative(t)
+	for n, f := range map[int]udptest.Faults{3: {}, 4: {Drop: 0.1, Duplicate: 0.1, Reorder: 0.1}} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			nodes := group(t, n, f)
+			churn(nodes[0], 0, 2000)
+			for _, b := range nodes[1:] {
+				eventually(t, "the view", mirrors(t, nodes[0], b))
+				eventually(t, "proof", inSync(t, b, 1600))
+			}
+			gone := nodes[n-1]
+			if err := gone.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			churn(nodes[0], 2000, 3000)
+			for _, b := range nodes[1 : n-1] {
+				eventually(t, "the view without one", mirrors(t, nodes[0], b))
+			}
+			late := udptest.Group(1, 99, f)[0]
+			ends := []*udptest.Link{late}
+			for _, x := range nodes[:n-1] {
+				ends = append(ends, x.link)
+			}
+			udptest.Join(ends...)
+			back := start(t, kerneltest.New(), late)
+			if err := back.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the view of the one that came", mirrors(t, nodes[0], back))
+			eventually(t, "its proof", inSync(t, back, 2400))
+		})
+	}
+}
+
+// TestOnlyWhatDiffersIsSent: after a cut, proof finds it; what was equal is not
+// sent again.
+func TestOnlyWhatDiffersIsSent(t *testing.T) {
+	onlyNative(t)
+	nodes := group(t, 2, udptest.Faults{})
+	a, b := nodes[0], nodes[1]
+	churn(a, 0, 10000)
+	eventually(t, "proof", inSync(t, b, 8000))
+	a.link.Cut(true)
+	b.link.Cut(true)
+	for i := range 10 {
+		a.table.Remove(new(flowNo(5*i + 1)).Key())
+	}
+	f := flowNo(7)
+	f.Mark, f.Has = 42, f.Has|flow.HasMark
+	a.table.Put(f)
+	churn(a, 20000, 20010)
+	time.Sleep(7 * time.Second) // longer than anything is kept for a silent peer
+	before := a.link.Stats().BytesSent
+	a.link.Cut(false)
+	b.link.Cut(false)
+	eventually(t, "proof after the cut", inSync(t, b, 8000-10+8))
+	if err := mirrors(t, a, b)(); err != nil {
+		t.Error(err)
+	}
+	if sent := a.link.Stats().BytesSent - before; sent > 50_000 {
+		t.Errorf("%d bytes for some twenty flows of 8,000", sent)
+	}
+	if s := status(t, b); s.View.Repaired == 0 {
+		t.Errorf("no repair is counted: %+v", s.View)
+	}
+}
+
+// TestEpochs: what the former MASTER says late does not change the view of those
+// who know the new one.
+func TestEpochs(t *testing.T) {
+	onlyNative(t)
+	nodes := group(t, 3, udptest.Faults{})
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	churn(a, 0, 500)
+	eventually(t, "b in sync", inSync(t, b, 400))
+	eventually(t, "c in sync", inSync(t, c, 400))
+	takeOver(t, b)
+	eventually(t, "c following b", func() error {
+		for _, p := range status(t, c).Peers {
+			if p.Role == "MASTER" && p.Address == "192.0.2.2" && p.InSync != nil && *p.InSync {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", status(t, c).Peers)
+	})
+	// a has not heard of its fall, and its kernel loses everything.
+	for i := range 500 {
+		a.table.Remove(new(flowNo(i)).Key())
+	}
+	b.table.Put(flowNo(9000))
+	eventually(t, "c with b's table", mirrors(t, b, c))
+	if err := a.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a with b's table", mirrors(t, b, a))
+	if n := b.table.Len(); n != 401 {
+		t.Errorf("the MASTER's kernel has %d flows", n)
+	}
+	if s := statistics(t, c); s.Drops["older_epoch"] == 0 {
+		t.Errorf("nothing of an older epoch was seen: %v", s.Drops)
+	}
+}
+
+func takeOver(t *testing.T, n *node) {
+	t.Helper()
+	_, err := n.Commit(t.Context())
+	for _, e := range []error{n.SetRole(t.Context(), "syncgrp", "MASTER"), err, n.Flush(t.Context(), flow.Both), n.Resync(t.Context()), n.Bulk(t.Context())} {
+		if e != nil {
+			t.Fatal(e)
+		}
+	}
+}
+
+// TestTwoMastersAreSeen.
+func TestTwoMastersAreSeen(t *testing.T) {
+	onlyNative(t)
+	nodes := group(t, 2, udptest.Faults{})
+	if err := nodes[1].SetRole(t.Context(), "syncgrp", "MASTER"); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range nodes {
+		eventually(t, "the conflict", func() error {
+			if s := status(t, n); s.Conflict != nodes[1-i].link.Links()[0].Address && !strings.HasPrefix(s.Conflict, "192.0.2.") {
+				return errors.New("not seen")
+			}
+			return nil
+		})
+	}
+}
+
+// TestFlapping: roles change twenty times while flows come and go; in the end
+// both sides are equal and no flow that ended is alive.
+func TestFlapping(t *testing.T) {
+	onlyNative(t)
+	nodes := group(t, 2, udptest.Faults{Drop: 0.05, Reorder: 0.05})
+	churn(nodes[0], 0, 1000)
+	eventually(t, "proof", inSync(t, nodes[1], 800))
+	ended := 0
+	for i := range 20 {
+		m, b := nodes[(i+1)%2], nodes[i%2]
+		takeOver(t, m)
+		if err := b.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			m.table.Remove(new(flowNo(5*ended + 1)).Key())
+			ended++
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	m, b := nodes[0], nodes[1]
+	eventually(t, "equality", mirrors(t, m, b))
+	for i := range ended {
+		k := new(flowNo(5*i + 1)).Key()
+		if _, alive := entries(t, b, flow.External)[k]; alive {
+			if _, there := m.table.Flow(k); !there {
+				t.Fatalf("flow %d ended and is alive on the standby", 5*i+1)
+			}
+		}
+	}
+}
+
+// TestFallBack: a node that speaks conntrackd's protocol alone joins, and all fall
+// back together; when it leaves they return. The view is right throughout.
+func TestFallBack(t *testing.T) {
+	onlyNative(t)
+	ends := udptest.Group(2, 5, udptest.Faults{})
+	a, b := start(t, kerneltest.New(), ends[0]), start(t, kerneltest.New(), ends[1])
+	speaks := func(want string) func() error {
+		return func() error {
+			for _, n := range []*node{a, b} {
+				s := status(t, n)
+				if len(s.Peers) == 0 || s.Peers[0].Protocol != want || !s.Peers[0].Alive {
+					return fmt.Errorf("%+v", s.Peers)
+				}
+			}
+			return nil
+		}
+	}
+	churn(a, 0, 500)
+	eventually(t, "our protocol", speaks("native"))
+	eventually(t, "the view", mirrors(t, a, b))
+	s := settings()
+	s.Interfaces = []conf.Interface{{Name: "eth0", Port: conf.DefaultPort, Protocol: conf.ProtocolConntrackd}}
+	if err := b.Configure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "conntrackd's", speaks("conntrackd"))
+	churn(a, 500, 1000)
+	eventually(t, "the view over conntrackd's", mirrors(t, a, b))
+	if err := b.Configure(t.Context(), settings()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "our protocol again", speaks("native"))
+	churn(a, 1000, 1500)
+	eventually(t, "the view in the end", mirrors(t, a, b))
+}
+
+// TestEverythingTravels: what conntrackd's protocol has no place for.
+func TestEverythingTravels(t *testing.T) {
+	onlyNative(t)
+	nodes := group(t, 2, udptest.Faults{})
+	f := flowNo(1)
+	f.Orig.Proto, f.Reply.Proto = flow.ProtoGRE, flow.ProtoGRE
+	f.Has &^= flow.HasTCPState
+	f.TCP = flow.TCP{}
+	f.Zone, f.Has = 7, f.Has|flow.HasZone|flow.HasHelper|flow.HasLabels
+	f.Helper = flow.MakeHelper("a-name-of-15-ch")
+	g := f
+	g.Orig.Sport++
+	g.Reply = g.Orig.Inverse()
+	nodes[0].table.Put(f)
+	nodes[0].table.Put(g)
+	eventually(t, "both", inSync(t, nodes[1], 2))
+	found := 0
+	_ = nodes[1].Flows(context.Background(), flow.External, func(fs []flow.Flow) error {
+		for _, x := range fs {
+			if x.Helper == f.Helper && x.Zone == 7 && x.Has&flow.HasLabels != 0 && (x.Reply == f.Reply || x.Reply == g.Reply) {
+				found++
+			}
+		}
+		return nil
+	})
+	if found != 2 {
+		t.Errorf("%d of 2 arrived as they are", found)
+	}
+}
