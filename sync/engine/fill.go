@@ -18,7 +18,13 @@ type fill struct {
 	// still bring them.
 	buried                   map[flow.Key]uint32
 	missing, differing, gone int
+	ended                    time.Time
 }
+
+// auditEvery is how often the internal cache is compared with the kernel's table
+// although nothing asks for it: an event that was lost without a word would never
+// be found otherwise. Reading a million entries takes a second or two.
+const auditEvery = 5 * time.Minute
 
 // bury remembers a destroyed flow while a dump is on its way.
 func (f *fill) bury(fl *flow.Flow) {
@@ -146,11 +152,14 @@ func (e *Engine) endFill() {
 		e.log.Info("internal cache compared with the kernel and mended",
 			"missing", f.missing, "differing", f.differing, "gone", f.gone)
 	}
-	f.running, f.buried = false, nil
+	f.running, f.buried, f.ended = false, nil, e.now()
 }
 
 // watchFill starts a comparison that is due.
 func (e *Engine) watchFill(now time.Time) {
+	if e.fill.wanted == "" && e.fill.done && !e.fill.running && now.Sub(e.fill.ended) >= auditEvery && (e.role == master || e.role == "") {
+		e.fill.wanted = "the regular audit"
+	}
 	if e.fill.wanted != "" && e.fill.done && !e.fill.running {
 		e.log.Info("comparing the internal cache with the kernel", "why", e.fill.wanted)
 		e.fill.wanted = ""

@@ -266,3 +266,31 @@ func TestARefusedInjectionIsTriedAgain(t *testing.T) {
 	c.advance(60 * time.Second)
 	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 20))
 }
+
+// TestAudit: what the kernel changed without an event is found by and by, and the
+// standby is told.
+func TestAudit(t *testing.T) {
+	c := &clock{}
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	n := &node{table: kerneltest.New(), link: la}
+	n.Engine = engine.New(engine.Options{
+		OpenKernel: func() (engine.Kernel, error) { return n.table, nil },
+		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return la, nil },
+		Now:        c.now,
+	})
+	if err := n.Configure(t.Context(), settings()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	b := start(t, kerneltest.New(), lb)
+	for i := range 100 {
+		n.table.Put(flowNo(i))
+	}
+	eventually(t, "the view", mirrors(t, n, b))
+	for i := range 10 {
+		n.table.RemoveSilently(new(flowNo(i)).Key())
+		n.table.PutSilently(flowNo(200 + i))
+	}
+	c.advance(6 * time.Minute)
+	eventually(t, "the view after the audit", mirrors(t, n, b))
+}
