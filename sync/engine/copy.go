@@ -142,7 +142,11 @@ func (e *Engine) endCopy(now time.Time) {
 	}
 	if e.copyOut.native {
 		e.log.Info("copy sent", "entries", e.copyOut.sent, "buckets", e.copyOut.set.Len())
+		again := e.copyOut.again
 		e.copyOut = copyOut{}
+		if again {
+			e.startCopyOut()
+		}
 		return
 	}
 	expects := e.copyExpects()

@@ -234,6 +234,7 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	}
 	if e.role == master && role != master {
 		e.reign = e.now()
+		e.own.proof.inSync = false // whatever was proven was of another reign
 	}
 	was := e.injecting()
 	if role == master && e.role != role {

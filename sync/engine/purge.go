@@ -30,13 +30,13 @@ func (e *Engine) ShortenTimers(context.Context) error {
 	return nil
 }
 
-// watchPurge runs a purge that is due. It waits for a full copy on its way,
-// since that says what the peer holds.
+// watchPurge runs a purge that is due. It waits for a full copy on its way, or for
+// proof, since that says what the peer holds.
 func (e *Engine) watchPurge(now time.Time) {
 	if !e.purge.armed || now.Before(e.purge.due) {
 		return
 	}
-	if e.alive(now) && (e.copyIn.asked || e.own.on && e.own.followed != 0 && !e.own.proof.fresh(now)) {
+	if e.alive(now) && (e.copyIn.asked || e.own.on && !e.own.proof.fresh(now)) {
 		return
 	}
 	e.purge.armed = false
