@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
@@ -127,9 +129,7 @@ func (e *Engine) adopt(next *settings) (first bool) {
 // begin starts the readers and fills the internal cache. What the kernel says
 // while the table is read is not lost: the events are read first.
 func (e *Engine) begin() error {
-	e.spawn(e.life, "reading kernel events", func(ctx context.Context) error {
-		return e.kernel.Events(ctx, e.onEvents)
-	})
+	e.spawn(e.life, "reading kernel events", e.readEvents)
 	e.spawn(e.life, "watching addresses", func(ctx context.Context) error {
 		return e.kernel.WatchAddrs(ctx, e.onAddrs)
 	})
@@ -148,6 +148,24 @@ func (e *Engine) begin() error {
 		e.startCopyOut()
 	}
 	return nil
+}
+
+// readEvents reads kernel events as long as the engine lives. What was missed when
+// reading failed is found by a comparison.
+func (e *Engine) readEvents(ctx context.Context) error {
+	for {
+		err := e.kernel.Events(ctx, e.onEvents)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		e.log.Error("reading kernel events failed, it is begun again", "err", err)
+		e.onEvents(nil, flow.ErrOverrun)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 func (e *Engine) onAddrs() {

@@ -180,6 +180,9 @@ func (e *Engine) agree(now time.Time) {
 		return
 	}
 	e.log.Info("a node on the link does not speak our protocol: conntrackd's is spoken from now on")
+	if e.copyOut.native {
+		e.copyOut = copyOut{} // nobody is left to end it for
+	}
 	counters := e.session.Counters
 	e.session = ftfw.New(e.random())
 	e.session.Counters = counters
@@ -258,12 +261,24 @@ func (e *Engine) meetLife(now time.Time, from netip.Addr, id uint64) *life {
 func (e *Engine) noteEpoch(now time.Time, f *wire.Frame) {
 	o := &e.own
 	o.maxEpoch = max(o.maxEpoch, f.Epoch)
-	if e.role == master && !o.firm {
-		if f.Epoch >= o.epoch {
-			o.epoch = f.Epoch + 1
-			o.maxEpoch = o.epoch
-		}
-		o.firm = true
+	if e.role == master && !o.firm && f.Epoch >= o.epoch {
+		o.epoch = o.maxEpoch + 1
+		o.maxEpoch = o.epoch
+	}
+}
+
+// settleEpoch makes an epoch that was chosen without knowing of another's the
+// highest: a beat says which a node knows.
+func (e *Engine) settleEpoch(known uint32) {
+	o := &e.own
+	if e.role != master || o.firm {
+		return
+	}
+	o.firm = true
+	if known >= o.epoch {
+		o.epoch = known + 1
+		o.maxEpoch = max(o.maxEpoch, o.epoch)
+		e.log.Info("a new epoch: a node knows of an earlier reign", "epoch", o.epoch)
 	}
 }
 
@@ -319,6 +334,7 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 	case wire.MsgBeat:
 		if b, ok := wire.ParseBeat(m.Body); ok {
 			l.beat = b
+			e.settleEpoch(b.MaxEpoch)
 			n := e.own.nodes[l.addr]
 			n.high, n.release = b.High, b.Release
 		}
