@@ -275,7 +275,7 @@ func (e *Engine) settleEpoch(known uint32) {
 		return
 	}
 	o.firm = true
-	if known >= o.epoch {
+	if known > o.epoch {
 		o.epoch = known + 1
 		o.maxEpoch = max(o.maxEpoch, o.epoch)
 		e.log.Info("a new epoch: a node knows of an earlier reign", "epoch", o.epoch)
