@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/native"
+	"github.com/conntrack-sync/conntrack-sync/sync/proof"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
+)
+
+const (
+	beatEvery = time.Second
+	// tailProbe is how soon after the last flow a beat is sent, so that the loss
+	// of the last datagram is noticed.
+	tailProbe  = 50 * time.Millisecond
+	probeEvery = 50 * time.Millisecond
+	// solicit is how long something may be unreported before a report is asked
+	// for: the one that was sent may be lost.
+	solicit = 200 * time.Millisecond
+	// calm is how long no datagram may have been missing before a difference is
+	// believed: what is on its way again needs no repair.
+	calm     = 300 * time.Millisecond
+	patience = 3 // comparisons that fail in a row
+	// hurry is how often the digest is sent while somebody is known to differ.
+	hurry      = 250 * time.Millisecond
+	foundLimit = 1000
+)
+
+// beat says that this node is there, what it speaks and whether its view was
+// proven; it goes out every second, and soon after the last flow of a row.
+func (e *Engine) beat(now time.Time) {
+	o := &e.own
+	due := now.Sub(o.beaten) >= beatEvery || now.Sub(o.beaten) >= hurry && e.somebodyDiffers(now)
+	unreported := o.session.Held() > 0 && now.Sub(o.beaten) >= solicit
+	if !due && !unreported && !o.beatSoon && !(o.sentData && now.Sub(o.beaten) >= tailProbe) {
+		return
+	}
+	o.solicit = o.session.Held() > 0
+	x := wire.Beat{Advert: e.makeAdvert(), MaxEpoch: o.maxEpoch, Follows: o.followed, InSync: o.proof.fresh(now),
+		Differing: uint16(o.proof.differing), Proven: o.proof.number, Entries: uint32(e.external.Len())}
+	o.buf = wire.AppendBeat(o.buf[:0], &x)
+	e.frameSized(now, wire.MsgBeat, o.buf)
+	if due || o.beatSoon {
+		e.frameReports(now, true)
+		e.frameDigest(now)
+		o.beatSoon = false
+	}
+	o.beaten, o.sentData = now, false
+	e.closeFrame(now)
+	e.sendFrames(now)
+}
+
+// somebodyDiffers reports whether a peer says that its view of our table is not
+// equal to it.
+func (e *Engine) somebodyDiffers(now time.Time) bool {
+	o := &e.own
+	return slices.ContainsFunc(o.session.Peers(), func(p *native.Peer) bool {
+		l := o.lives[p.ID]
+		return l != nil && p.Alive(now) && l.beat.Follows == o.session.ID && !l.beat.InSync
+	})
+}
+
+// tickNative does what time makes necessary.
+func (e *Engine) tickNative(now time.Time) {
+	o := &e.own
+	o.session.Tick(now)
+	for id := range o.lives {
+		if o.session.Peer(id) == nil {
+			delete(o.lives, id)
+		}
+	}
+	if o.wants && !e.copyOut.running && e.provable() {
+		o.wants = false
+		e.startBuckets(o.wanted)
+		o.wanted = proof.Set{}
+	}
+	e.watchEnding(now)
+	e.beat(now)
+}

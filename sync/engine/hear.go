@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/conf"
+	"github.com/conntrack-sync/conntrack-sync/sync/native"
+	"github.com/conntrack-sync/conntrack-sync/sync/wire"
+)
+
+// onFrame takes a datagram of our protocol.
+func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
+	o := &e.own
+	n := e.neighbour(now, from)
+	if !n.known || !n.ours {
+		n.known, n.ours, n.high = true, true, protocolHigh
+	}
+	e.agree(now)
+	if e.protocol() == conf.ProtocolConntrackd {
+		return
+	}
+	p, verdict := o.session.Receive(now, f)
+	if verdict == native.Drop {
+		return
+	}
+	l := o.lives[p.ID]
+	if verdict == native.Meet || l == nil {
+		l = e.meetLife(now, from, p.ID)
+	}
+	l.role, l.epoch = f.Role, f.Epoch
+	e.noteEpoch(now, f)
+	if !p.Whole() {
+		o.proof.gapAt = now
+	}
+	accept := e.accepts(f)
+	if accept {
+		e.follow(now, p.ID)
+	}
+	for b := f.Body; ; {
+		var err error
+		if b, err = wire.NextNative(b, &o.msg); err != nil {
+			e.drops.malformed++
+			return
+		}
+		if o.msg.Type == 0 {
+			return
+		}
+		e.onNative(now, p, l, accept)
+	}
+}
+
+// meetLife takes note of a node that has begun a life; an earlier one at the same
+// address has ended.
+func (e *Engine) meetLife(now time.Time, from netip.Addr, id uint64) *life {
+	o := &e.own
+	for old, l := range o.lives {
+		if l.addr == from && old != id {
+			o.session.Forget(old)
+			delete(o.lives, old)
+		}
+	}
+	l := &life{addr: from}
+	o.lives[id] = l
+	o.beatSoon = true
+	o.proof.gapAt = time.Time{}
+	e.log.Info("a node is met on the link", "peer", from)
+	return l
+}
+
+// onNative takes one message.
+func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
+	o := &e.own
+	m := &o.msg
+	switch m.Type {
+	case wire.MsgFlow, wire.MsgUpdate, wire.MsgEnd, wire.MsgEndKey, wire.MsgExpect, wire.MsgExpectEnd:
+		if !accept {
+			o.stale++
+			return
+		}
+		e.onData(now, l)
+	case wire.MsgReport:
+		if r, ok := wire.ParseReport(m.Body); ok && r.To == o.session.ID {
+			for _, it := range o.session.Reported(now, p, &r) {
+				e.resendNative(&it)
+			}
+		}
+	case wire.MsgBeat:
+		if b, ok := wire.ParseBeat(m.Body); ok {
+			l.beat = b
+			e.settleEpoch(b.MaxEpoch)
+			n := e.own.nodes[l.addr]
+			n.high, n.release = b.High, b.Release
+		}
+	default:
+		e.onProof(now, p, m)
+	}
+}
