@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,10 @@ func (f *fakeEngine) Configure(_ context.Context, s contract.Settings) error {
 }
 func (f *fakeEngine) SetRole(_ context.Context, _, role string) error {
 	f.note("role:" + role)
+	return nil
+}
+func (f *fakeEngine) Announce(_ context.Context, words []stats.RouteWord) error {
+	f.note(fmt.Sprint("announce:", words))
 	return nil
 }
 func (f *fakeEngine) Commit(ctx context.Context) (stats.Commit, error) {

@@ -62,6 +62,14 @@ func (c *client) SetRole(ctx context.Context, group, role string) error {
 	return done(c.rpc.SetRole(ctx, &pb.Role{Group: group, Role: role}))
 }
 
+func (c *client) Announce(ctx context.Context, words []stats.RouteWord) error {
+	b, err := json.Marshal(words)
+	if err != nil {
+		return err
+	}
+	return done(c.rpc.Announce(ctx, &pb.Document{Json: b}))
+}
+
 func (c *client) Commit(ctx context.Context) (stats.Commit, error) {
 	return read[stats.Commit](c.rpc.Commit(ctx, empty))
 }

@@ -38,6 +38,8 @@ type Engine interface {
 	Configure(ctx context.Context, s Settings) error
 	// SetRole tells the role of a sync group, one of keepalived's words.
 	SetRole(ctx context.Context, group, role string) error
+	// Announce says on the sync link what became of this node's routes.
+	Announce(ctx context.Context, words []stats.RouteWord) error
 	// Commit writes the external cache into the kernel and returns when the
 	// last entry is written, those included that arrived meanwhile. A second
 	// call while one runs waits for that one and runs again.

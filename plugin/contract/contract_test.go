@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
@@ -20,6 +21,12 @@ type fake struct {
 	role     string
 	flushed  Table
 	flows    []flow.Flow
+	words    []stats.RouteWord
+}
+
+func (f *fake) Announce(_ context.Context, words []stats.RouteWord) error {
+	f.words = words
+	return nil
 }
 
 func (f *fake) Configure(_ context.Context, s Settings) error { f.settings = s; return nil }
@@ -69,6 +76,10 @@ func TestCallsArrive(t *testing.T) {
 	}
 	if f.role != "syncgrp MASTER" || f.flushed != External {
 		t.Errorf("role %q, flushed %v", f.role, f.flushed)
+	}
+	words := []stats.RouteWord{{Group: "syncgrp", Settled: true, Raised: true, Generation: 7}}
+	if err := e.Announce(ctx, words); err != nil || !slices.Equal(f.words, words) {
+		t.Errorf("words about routes arrived as %+v, %v", f.words, err)
 	}
 	if err := e.Resync(ctx); err == nil || err.Error() != "no kernel: permission denied" {
 		t.Errorf("an error arrives as %v", err)

@@ -7,6 +7,7 @@ import (
 
 	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -50,6 +51,14 @@ func (s *server) Configure(ctx context.Context, d *pb.Document) (*pb.Empty, erro
 
 func (s *server) SetRole(ctx context.Context, r *pb.Role) (*pb.Empty, error) {
 	return empty, plain(s.engine.SetRole(ctx, r.Group, r.Role))
+}
+
+func (s *server) Announce(ctx context.Context, d *pb.Document) (*pb.Empty, error) {
+	var words []stats.RouteWord
+	if err := json.Unmarshal(d.Json, &words); err != nil {
+		return nil, plain(err)
+	}
+	return empty, plain(s.engine.Announce(ctx, words))
 }
 
 func (s *server) Commit(ctx context.Context, _ *pb.Empty) (*pb.Document, error) {

@@ -562,10 +562,12 @@ const file_engine_proto_rawDesc = "" +
 	"\x06seqadj\x18\x11 \x03(\rR\x06seqadj\x12\x1a\n" +
 	"\bsynproxy\x18\x12 \x03(\rR\bsynproxy\x12\x1a\n" +
 	"\bcounters\x18\x13 \x03(\x04R\bcounters\x12\x14\n" +
-	"\x05since\x18\x14 \x01(\x03R\x05since2\xd0\t\n" +
+	"\x05since\x18\x14 \x01(\x03R\x05since2\x9f\n" +
+	"\n" +
 	"\x06Engine\x12N\n" +
 	"\tConfigure\x12!.conntracksync.engine.v1.Document\x1a\x1e.conntracksync.engine.v1.Empty\x12H\n" +
-	"\aSetRole\x12\x1d.conntracksync.engine.v1.Role\x1a\x1e.conntracksync.engine.v1.Empty\x12K\n" +
+	"\aSetRole\x12\x1d.conntracksync.engine.v1.Role\x1a\x1e.conntracksync.engine.v1.Empty\x12M\n" +
+	"\bAnnounce\x12!.conntracksync.engine.v1.Document\x1a\x1e.conntracksync.engine.v1.Empty\x12K\n" +
 	"\x06Commit\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12G\n" +
 	"\x05Flush\x12\x1e.conntracksync.engine.v1.Which\x1a\x1e.conntracksync.engine.v1.Empty\x12H\n" +
 	"\x06Resync\x12\x1e.conntracksync.engine.v1.Empty\x1a\x1e.conntracksync.engine.v1.Empty\x12F\n" +
@@ -611,38 +613,40 @@ var file_engine_proto_depIdxs = []int32{
 	5,  // 3: conntracksync.engine.v1.Flow.master:type_name -> conntracksync.engine.v1.Tuple
 	1,  // 4: conntracksync.engine.v1.Engine.Configure:input_type -> conntracksync.engine.v1.Document
 	2,  // 5: conntracksync.engine.v1.Engine.SetRole:input_type -> conntracksync.engine.v1.Role
-	0,  // 6: conntracksync.engine.v1.Engine.Commit:input_type -> conntracksync.engine.v1.Empty
-	3,  // 7: conntracksync.engine.v1.Engine.Flush:input_type -> conntracksync.engine.v1.Which
-	0,  // 8: conntracksync.engine.v1.Engine.Resync:input_type -> conntracksync.engine.v1.Empty
-	0,  // 9: conntracksync.engine.v1.Engine.Bulk:input_type -> conntracksync.engine.v1.Empty
-	0,  // 10: conntracksync.engine.v1.Engine.RequestResync:input_type -> conntracksync.engine.v1.Empty
-	0,  // 11: conntracksync.engine.v1.Engine.ShortenTimers:input_type -> conntracksync.engine.v1.Empty
-	3,  // 12: conntracksync.engine.v1.Engine.Flows:input_type -> conntracksync.engine.v1.Which
-	3,  // 13: conntracksync.engine.v1.Engine.Expects:input_type -> conntracksync.engine.v1.Which
-	0,  // 14: conntracksync.engine.v1.Engine.Statistics:input_type -> conntracksync.engine.v1.Empty
-	0,  // 15: conntracksync.engine.v1.Engine.Status:input_type -> conntracksync.engine.v1.Empty
-	0,  // 16: conntracksync.engine.v1.Engine.Diff:input_type -> conntracksync.engine.v1.Empty
-	0,  // 17: conntracksync.engine.v1.Engine.Ping:input_type -> conntracksync.engine.v1.Empty
-	0,  // 18: conntracksync.engine.v1.Engine.Stop:input_type -> conntracksync.engine.v1.Empty
-	0,  // 19: conntracksync.engine.v1.Engine.Attach:input_type -> conntracksync.engine.v1.Empty
-	0,  // 20: conntracksync.engine.v1.Engine.Configure:output_type -> conntracksync.engine.v1.Empty
-	0,  // 21: conntracksync.engine.v1.Engine.SetRole:output_type -> conntracksync.engine.v1.Empty
-	1,  // 22: conntracksync.engine.v1.Engine.Commit:output_type -> conntracksync.engine.v1.Document
-	0,  // 23: conntracksync.engine.v1.Engine.Flush:output_type -> conntracksync.engine.v1.Empty
-	0,  // 24: conntracksync.engine.v1.Engine.Resync:output_type -> conntracksync.engine.v1.Empty
-	0,  // 25: conntracksync.engine.v1.Engine.Bulk:output_type -> conntracksync.engine.v1.Empty
-	0,  // 26: conntracksync.engine.v1.Engine.RequestResync:output_type -> conntracksync.engine.v1.Empty
-	0,  // 27: conntracksync.engine.v1.Engine.ShortenTimers:output_type -> conntracksync.engine.v1.Empty
-	4,  // 28: conntracksync.engine.v1.Engine.Flows:output_type -> conntracksync.engine.v1.FlowBatch
-	1,  // 29: conntracksync.engine.v1.Engine.Expects:output_type -> conntracksync.engine.v1.Document
-	1,  // 30: conntracksync.engine.v1.Engine.Statistics:output_type -> conntracksync.engine.v1.Document
-	1,  // 31: conntracksync.engine.v1.Engine.Status:output_type -> conntracksync.engine.v1.Document
-	1,  // 32: conntracksync.engine.v1.Engine.Diff:output_type -> conntracksync.engine.v1.Document
-	0,  // 33: conntracksync.engine.v1.Engine.Ping:output_type -> conntracksync.engine.v1.Empty
-	0,  // 34: conntracksync.engine.v1.Engine.Stop:output_type -> conntracksync.engine.v1.Empty
-	0,  // 35: conntracksync.engine.v1.Engine.Attach:output_type -> conntracksync.engine.v1.Empty
-	20, // [20:36] is the sub-list for method output_type
-	4,  // [4:20] is the sub-list for method input_type
+	1,  // 6: conntracksync.engine.v1.Engine.Announce:input_type -> conntracksync.engine.v1.Document
+	0,  // 7: conntracksync.engine.v1.Engine.Commit:input_type -> conntracksync.engine.v1.Empty
+	3,  // 8: conntracksync.engine.v1.Engine.Flush:input_type -> conntracksync.engine.v1.Which
+	0,  // 9: conntracksync.engine.v1.Engine.Resync:input_type -> conntracksync.engine.v1.Empty
+	0,  // 10: conntracksync.engine.v1.Engine.Bulk:input_type -> conntracksync.engine.v1.Empty
+	0,  // 11: conntracksync.engine.v1.Engine.RequestResync:input_type -> conntracksync.engine.v1.Empty
+	0,  // 12: conntracksync.engine.v1.Engine.ShortenTimers:input_type -> conntracksync.engine.v1.Empty
+	3,  // 13: conntracksync.engine.v1.Engine.Flows:input_type -> conntracksync.engine.v1.Which
+	3,  // 14: conntracksync.engine.v1.Engine.Expects:input_type -> conntracksync.engine.v1.Which
+	0,  // 15: conntracksync.engine.v1.Engine.Statistics:input_type -> conntracksync.engine.v1.Empty
+	0,  // 16: conntracksync.engine.v1.Engine.Status:input_type -> conntracksync.engine.v1.Empty
+	0,  // 17: conntracksync.engine.v1.Engine.Diff:input_type -> conntracksync.engine.v1.Empty
+	0,  // 18: conntracksync.engine.v1.Engine.Ping:input_type -> conntracksync.engine.v1.Empty
+	0,  // 19: conntracksync.engine.v1.Engine.Stop:input_type -> conntracksync.engine.v1.Empty
+	0,  // 20: conntracksync.engine.v1.Engine.Attach:input_type -> conntracksync.engine.v1.Empty
+	0,  // 21: conntracksync.engine.v1.Engine.Configure:output_type -> conntracksync.engine.v1.Empty
+	0,  // 22: conntracksync.engine.v1.Engine.SetRole:output_type -> conntracksync.engine.v1.Empty
+	0,  // 23: conntracksync.engine.v1.Engine.Announce:output_type -> conntracksync.engine.v1.Empty
+	1,  // 24: conntracksync.engine.v1.Engine.Commit:output_type -> conntracksync.engine.v1.Document
+	0,  // 25: conntracksync.engine.v1.Engine.Flush:output_type -> conntracksync.engine.v1.Empty
+	0,  // 26: conntracksync.engine.v1.Engine.Resync:output_type -> conntracksync.engine.v1.Empty
+	0,  // 27: conntracksync.engine.v1.Engine.Bulk:output_type -> conntracksync.engine.v1.Empty
+	0,  // 28: conntracksync.engine.v1.Engine.RequestResync:output_type -> conntracksync.engine.v1.Empty
+	0,  // 29: conntracksync.engine.v1.Engine.ShortenTimers:output_type -> conntracksync.engine.v1.Empty
+	4,  // 30: conntracksync.engine.v1.Engine.Flows:output_type -> conntracksync.engine.v1.FlowBatch
+	1,  // 31: conntracksync.engine.v1.Engine.Expects:output_type -> conntracksync.engine.v1.Document
+	1,  // 32: conntracksync.engine.v1.Engine.Statistics:output_type -> conntracksync.engine.v1.Document
+	1,  // 33: conntracksync.engine.v1.Engine.Status:output_type -> conntracksync.engine.v1.Document
+	1,  // 34: conntracksync.engine.v1.Engine.Diff:output_type -> conntracksync.engine.v1.Document
+	0,  // 35: conntracksync.engine.v1.Engine.Ping:output_type -> conntracksync.engine.v1.Empty
+	0,  // 36: conntracksync.engine.v1.Engine.Stop:output_type -> conntracksync.engine.v1.Empty
+	0,  // 37: conntracksync.engine.v1.Engine.Attach:output_type -> conntracksync.engine.v1.Empty
+	21, // [21:38] is the sub-list for method output_type
+	4,  // [4:21] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name

@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Engine_Configure_FullMethodName     = "/conntracksync.engine.v1.Engine/Configure"
 	Engine_SetRole_FullMethodName       = "/conntracksync.engine.v1.Engine/SetRole"
+	Engine_Announce_FullMethodName      = "/conntracksync.engine.v1.Engine/Announce"
 	Engine_Commit_FullMethodName        = "/conntracksync.engine.v1.Engine/Commit"
 	Engine_Flush_FullMethodName         = "/conntracksync.engine.v1.Engine/Flush"
 	Engine_Resync_FullMethodName        = "/conntracksync.engine.v1.Engine/Resync"
@@ -46,6 +47,8 @@ const (
 type EngineClient interface {
 	Configure(ctx context.Context, in *Document, opts ...grpc.CallOption) (*Empty, error)
 	SetRole(ctx context.Context, in *Role, opts ...grpc.CallOption) (*Empty, error)
+	// Announce takes a JSON array of what is said of routes on the sync link.
+	Announce(ctx context.Context, in *Document, opts ...grpc.CallOption) (*Empty, error)
 	Commit(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Flush(ctx context.Context, in *Which, opts ...grpc.CallOption) (*Empty, error)
 	Resync(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
@@ -86,6 +89,16 @@ func (c *engineClient) SetRole(ctx context.Context, in *Role, opts ...grpc.CallO
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
 	err := c.cc.Invoke(ctx, Engine_SetRole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *engineClient) Announce(ctx context.Context, in *Document, opts ...grpc.CallOption) (*Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Empty)
+	err := c.cc.Invoke(ctx, Engine_Announce_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -265,6 +278,8 @@ type Engine_AttachClient = grpc.ServerStreamingClient[Empty]
 type EngineServer interface {
 	Configure(context.Context, *Document) (*Empty, error)
 	SetRole(context.Context, *Role) (*Empty, error)
+	// Announce takes a JSON array of what is said of routes on the sync link.
+	Announce(context.Context, *Document) (*Empty, error)
 	Commit(context.Context, *Empty) (*Document, error)
 	Flush(context.Context, *Which) (*Empty, error)
 	Resync(context.Context, *Empty) (*Empty, error)
@@ -296,6 +311,9 @@ func (UnimplementedEngineServer) Configure(context.Context, *Document) (*Empty, 
 }
 func (UnimplementedEngineServer) SetRole(context.Context, *Role) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetRole not implemented")
+}
+func (UnimplementedEngineServer) Announce(context.Context, *Document) (*Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
 }
 func (UnimplementedEngineServer) Commit(context.Context, *Empty) (*Document, error) {
 	return nil, status.Error(codes.Unimplemented, "method Commit not implemented")
@@ -392,6 +410,24 @@ func _Engine_SetRole_Handler(srv interface{}, ctx context.Context, dec func(inte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(EngineServer).SetRole(ctx, req.(*Role))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Engine_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Document)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Announce(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Announce_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Announce(ctx, req.(*Document))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -641,6 +677,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetRole",
 			Handler:    _Engine_SetRole_Handler,
+		},
+		{
+			MethodName: "Announce",
+			Handler:    _Engine_Announce_Handler,
 		},
 		{
 			MethodName: "Commit",

@@ -41,6 +41,7 @@ func (e *Engine) beat(now time.Time) {
 		Differing: uint16(o.proof.differing), Proven: o.proof.number, Entries: uint32(e.external.Len())}
 	o.buf = wire.AppendBeat(o.buf[:0], &x)
 	e.frameSized(now, wire.MsgBeat, o.buf)
+	e.frameRoutes(now)
 	if due || o.beatSoon {
 		e.frameReports(now, true)
 		e.frameDigest(now)

@@ -232,6 +232,9 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	if e.role != role {
 		e.log.Info("role", "group", group, "role", role, "was", e.role)
 	}
+	if role != master {
+		e.unsettle()
+	}
 	if e.role == master && role != master {
 		e.reign = e.now()
 		e.own.proof.inSync = false // whatever was proven was of another reign

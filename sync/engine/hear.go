@@ -92,6 +92,10 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			n := e.own.nodes[l.addr]
 			n.high, n.release = b.High, b.Release
 		}
+	case wire.MsgRoutes:
+		if words, ok := wire.ParseRoutes(m.Body); ok {
+			l.routes = words
+		}
 	default:
 		e.onProof(now, p, m)
 	}

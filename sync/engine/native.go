@@ -32,9 +32,10 @@ type spoken struct {
 	solicit  bool // the next frame asks for a report at once
 	buf      []byte
 
-	epoch    uint32 // of this node's last reign
-	maxEpoch uint32 // the highest known
-	firm     bool   // epoch was chosen knowing the others'
+	epoch    uint32            // of this node's last reign
+	maxEpoch uint32            // the highest known
+	words    []stats.RouteWord // what the host says of its routes
+	firm     bool              // epoch was chosen knowing the others'
 
 	followed uint64 // the life whose table is held
 	proof    proven
@@ -54,6 +55,7 @@ type life struct {
 	role    uint8
 	epoch   uint32
 	beat    wire.Beat
+	routes  []wire.RouteWord
 	handles []cache.Ref // of its flows in the external cache, by its handles
 }
 

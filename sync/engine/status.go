@@ -147,7 +147,7 @@ func (e *Engine) peers(now time.Time) (all []stats.Peer) {
 		x := stats.Peer{
 			Address: l.addr.String(), Protocol: "native", Software: "conntrack-sync " + l.beat.Release, Alive: p.Alive(now),
 			LastHeardMS: now.Sub(p.Heard).Milliseconds(), Unacked: e.own.session.Behind(p), Role: roleName(l.role), Epoch: l.epoch,
-			LagP50MS: float64(p50.Microseconds()) / 1000, LagP99MS: float64(p99.Microseconds()) / 1000,
+			Routes: e.own.wordsOf(l), LagP50MS: float64(p50.Microseconds()) / 1000, LagP99MS: float64(p99.Microseconds()) / 1000,
 		}
 		switch {
 		case e.role != master && p.ID == e.own.followed:

@@ -116,6 +116,16 @@ type Peer struct {
 	Differing int     `json:"differing,omitempty"` // buckets of 4096, at the last comparison
 	LagP50MS  float64 `json:"lag_p50_ms,omitempty"`
 	LagP99MS  float64 `json:"lag_p99_ms,omitempty"`
+	// Routes is what it says of its routes, a word for each sync group.
+	Routes []RouteWord `json:"routes,omitempty"`
+}
+
+// RouteWord is what a node says on the sync link of the routes of one sync group.
+type RouteWord struct {
+	Group      string `json:"group"`
+	Settled    bool   `json:"settled"`    // MASTER, its commit is over, its routes are announced
+	Raised     bool   `json:"raised"`     // a path of its with MASTER attributes stands
+	Generation uint32 `json:"generation"` // the highest that is known to stand
 }
 
 // Engine is what the engine says of itself; the shim makes a Status of it.

@@ -62,6 +62,7 @@ const (
 	MsgCopyEnd     MsgType = 25
 	MsgQuestion    MsgType = 26 // an operator's, to be answered by one node
 	MsgAnswer      MsgType = 27
+	MsgRoutes      MsgType = 28 // what became of the routes of each sync group
 	msgSized               = 16
 	nativeOverhead         = 3 // type and length of a sized message
 )

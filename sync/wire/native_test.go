@@ -199,7 +199,11 @@ func frames() map[string][]byte {
 			return AppendEnd(AppendUpdate(b, 1, proof.CheckOf(new(f.Key())), &f), 1, proof.CheckOf(new(f.Key())))
 		}),
 		"end-by-key": frame(func(b []byte) []byte { return AppendEndKey(b, &k) }),
-		"empty":      frame(func(b []byte) []byte { return b }),
+		"routes": frame(func(b []byte) []byte {
+			body := AppendRouteWord(nil, RouteWord{Group: GroupHash("syncgrp"), Settled: true, Raised: true, Generation: 7})
+			return AppendSized(b, MsgRoutes, AppendRouteWord(body, RouteWord{Group: GroupHash("other"), Generation: 2}))
+		}),
+		"empty": frame(func(b []byte) []byte { return b }),
 	}
 }
 
@@ -209,7 +213,7 @@ func TestNativeVectors(t *testing.T) {
 	const file = "testdata/native.txt"
 	if *writeVectors {
 		var out strings.Builder
-		for _, name := range []string{"tcp-snat", "gre-ipv6-zone", "update-end", "end-by-key", "empty"} {
+		for _, name := range []string{"tcp-snat", "gre-ipv6-zone", "update-end", "end-by-key", "empty", "routes"} {
 			fmt.Fprintf(&out, "%s %s\n", name, hex.EncodeToString(frames()[name]))
 		}
 		if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
@@ -242,6 +246,7 @@ func FuzzNative(f *testing.F) {
 	f.Fuzz(func(t *testing.T, d []byte) {
 		msgs, _ := Split(d, nil)
 		for i := range msgs {
+			_, _ = ParseRoutes(msgs[i].Body)
 			fr, ok := ParseFrame(&msgs[i])
 			if !ok {
 				continue
