@@ -104,3 +104,6 @@ func quoted(s string) string {
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
+
+// Quoted is a word in the quotes of a set command.
+func Quoted(s string) string { return quoted(s) }

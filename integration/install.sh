@@ -8,6 +8,9 @@ for pair in keepalived:keepalived conntrackd:conntrackd conntrack:conntrack nft:
 	tool=${pair%%:*}
 	command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || need="$need ${pair##*:}"
 done
+# Tests read conntrackd's example files, which small images leave out.
+examples=/usr/share/doc/conntrackd/examples/sync/primary-backup.sh
+[ -e $examples ] || need="$need conntrackd"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" != 0 ]; then
 	echo "missing, and not root to install it:$need" >&2
@@ -24,3 +27,4 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 # shellcheck disable=SC2086 # one word a package
 apt-get install -y -qq --no-install-recommends $need >/dev/null
+[ -e $examples ] || apt-get install -y -qq --reinstall -o DPkg::Options::="--path-include=/usr/share/doc/conntrackd/*" conntrackd >/dev/null

@@ -86,11 +86,7 @@ func checkCommand(o *options) *cobra.Command {
 			fmt.Fprintf(o.stderr, "warning: %s\n", w)
 		}
 		if len(problems) > 0 {
-			lines := make([]string, len(problems))
-			for i, p := range problems {
-				lines[i] = p.String()
-			}
-			return errors.New(strings.Join(lines, "\n"))
+			return oneEach(problems)
 		}
 		if cfg == nil {
 			return shim.ErrNotConfigured
