@@ -41,6 +41,8 @@ check:
 	@impure=$$($(GO) list -deps ./sync/flow ./sync/wire ./sync/ftfw ./sync/native ./sync/proof ./sync/cache ./sync/stats ./sync/engine ./conf ./conf/conntrackdconf ./host/show | \
 	  grep -xE 'net|os/exec|.*(mdlayher|ti-mo|fsnotify|google.golang.org/grpc|go-plugin).*'); \
 	  if [ -n "$$impure" ]; then echo "the pure core imports: $$impure"; exit 1; fi
+	@stray=$$($(GO) list -f '{{.ImportPath}} {{.Imports}}' ./... | grep -E ' .*mdlayher/netlink' | cut -d' ' -f1 | grep -vE '/sync/(kernel|udp|guard)$$'); \
+	  if [ -n "$$stray" ]; then echo "netlink belongs into sync/kernel, sync/udp and sync/guard, and not into: $$stray"; exit 1; fi
 
 fuzz:
 	@sh integration/fuzz.sh $(GO) $(FUZZTIME)
