@@ -1,6 +1,10 @@
 package conf
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
 
 // check runs VyOS's commit checks in VyOS's order and returns the first that
 // fails, at the line most to blame for it.
@@ -24,7 +28,7 @@ func (l *loader) check(c *Config, sys System) (p Problem, ok bool) {
 			return p, false
 		}
 	}
-	return l.checkSyncGroup(c)
+	return l.checkSyncGroup(c, sys)
 }
 
 func (l *loader) treeProblem(n *node, message string) Problem {
@@ -86,8 +90,8 @@ func (l *loader) checkListen(c *Config, sys System) (p Problem, ok bool) {
 	return Problem{}, true
 }
 
-// checkSyncGroup compares the name only where the files define groups.
-func (l *loader) checkSyncGroup(c *Config) (p Problem, ok bool) {
+// checkSyncGroup wants a group, and one that exists where it is known which do.
+func (l *loader) checkSyncGroup(c *Config, sys System) (p Problem, ok bool) {
 	if c.SyncGroup == "" {
 		n := l.root
 		if f := n.find("failover-mechanism"); f != nil {
@@ -95,11 +99,30 @@ func (l *loader) checkSyncGroup(c *Config) (p Problem, ok bool) {
 		}
 		return l.treeProblem(n, "No VRRP sync-group defined!"), false
 	}
-	if len(l.groups) > 0 && !l.groups[c.SyncGroup] {
-		n := l.root.find("failover-mechanism", "vrrp", "sync-group", c.SyncGroup)
-		return l.treeProblem(n, "VRRP sync-group "+c.SyncGroup+" not configured!"), false
+	for _, g := range c.Groups() {
+		if message := l.unknownGroup(g, sys); message != "" {
+			n := l.root.find("failover-mechanism", "vrrp", "sync-group", g)
+			return l.treeProblem(n, message), false
+		}
 	}
 	return Problem{}, true
+}
+
+// unknownGroup says that a group exists neither in the files, where they define
+// any, nor in keepalived's configuration, where that is known.
+func (l *loader) unknownGroup(group string, sys System) (message string) {
+	if len(l.groups) > 0 && !l.groups[group] {
+		return "VRRP sync-group " + group + " not configured!"
+	}
+	v, ok := sys.(VRRP)
+	if !ok {
+		return ""
+	}
+	source, groups := v.SyncGroups()
+	if len(groups) == 0 || slices.Contains(groups, group) {
+		return ""
+	}
+	return "VRRP sync-group " + shown(group) + " not configured! " + source + " has: " + shown(strings.Join(groups, " "))
 }
 
 // warnIdle names nodes that do nothing in the mode chosen.

@@ -70,6 +70,9 @@ func (c *Config) Multicast() bool {
 	return len(c.Interfaces) > 0 && !c.Interfaces[0].Peer.IsValid()
 }
 
+// Groups are the sync groups whose roles are followed.
+func (c *Config) Groups() []string { return []string{c.SyncGroup} }
+
 // ExpectAll reports whether expect-sync all was written: expectations of any
 // helper, also those the tree has no word for.
 func (c *Config) ExpectAll() bool { return slices.Equal(c.ExpectSync, allExpect) }
@@ -84,4 +87,10 @@ type System interface {
 	Addrs(name string) (addrs []netip.Addr, ok bool)
 	// Local reports whether the address is assigned to any interface.
 	Local(addr netip.Addr) bool
+}
+
+// VRRP is a System that also knows the sync groups of keepalived's
+// configuration, which source names; none where nothing is known of them.
+type VRRP interface {
+	SyncGroups() (source string, groups []string)
 }

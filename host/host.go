@@ -11,8 +11,12 @@ import (
 // Options say where things are; see shim.Options.
 type Options = shim.Options
 
+// GroupState is what a host may act upon, of one sync group; see shim.GroupState.
+type GroupState = shim.GroupState
+
 // Handle is a loaded conntrack-sync.
 type Handle struct {
+	shim   *shim.Shim
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -23,12 +27,18 @@ type Handle struct {
 // it, is what Wait returns.
 func Load(ctx context.Context, opt Options) *Handle {
 	ctx, cancel := context.WithCancel(ctx)
-	h := &Handle{cancel: cancel, done: make(chan struct{})}
+	h := &Handle{shim: shim.New(opt), cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(h.done)
-		h.err = shim.New(opt).Run(ctx)
+		h.err = h.shim.Run(ctx)
 	}()
 	return h
+}
+
+// Watch calls fn with the states of the sync groups, at once and after each
+// change, until ctx ends; see shim.Shim.Watch.
+func (h *Handle) Watch(ctx context.Context, fn func([]GroupState)) error {
+	return h.shim.Watch(ctx, fn)
 }
 
 // Wait returns when conntrack-sync has ended; nil when it was told to.

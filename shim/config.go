@@ -8,12 +8,10 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
 	"github.com/conntrack-sync/conntrack-sync/conf/confwatch"
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
-	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
 // machine answers the configuration checks from this machine.
@@ -46,9 +44,6 @@ func plain(nets []net.Addr) (addrs []netip.Addr) {
 	}
 	return addrs
 }
-
-// Machine is the machine the program runs on, for checks outside a Shim.
-func Machine() conf.System { return machine{} }
 
 // firstConfig loads the configuration at the start; errors are returned, one a
 // line.
@@ -84,10 +79,25 @@ func (s *Shim) watchConfig(ctx context.Context) error {
 	})
 }
 
+// reload loads the files again that were read last: what they mean depends on
+// keepalived's configuration.
+func (s *Shim) reload(ctx context.Context) {
+	s.loadMu.Lock()
+	files := s.lastFiles
+	s.loadMu.Unlock()
+	if files != nil && s.load(files) {
+		s.configureEngine(ctx)
+	}
+}
+
 // load parses the files and makes them the settings; ok is false when they
 // cannot be used, and then nothing but the list of problems changes.
 func (s *Shim) load(files []conf.File) (ok bool) {
-	cfg, warnings, problems := conf.Parse(files, s.opt.system)
+	s.loadMu.Lock()
+	defer s.loadMu.Unlock()
+	s.lastFiles = files
+	k := s.lookAtKeepalived()
+	cfg, warnings, problems := conf.Parse(files, vrrp{s.opt.system, s.opt.KeepalivedConf, k})
 	var lines, names []string
 	for _, w := range warnings {
 		s.log.Warn("configuration", "warning", w.String())
@@ -110,43 +120,15 @@ func (s *Shim) load(files []conf.File) (ok bool) {
 		s.files = names
 		var next *contract.Settings
 		if cfg != nil {
-			next = &contract.Settings{Config: *cfg, VirtualAddresses: s.virtualAddresses(cfg.SyncGroup)}
-		}
-		if s.settings != nil && next != nil && s.settings.SyncGroup != next.SyncGroup {
-			s.role, s.since = vrrpwatch.Change{}, time.Time{}
+			next = &contract.Settings{Config: *cfg}
+			if k != nil {
+				next.VirtualAddresses = k.VirtualAddresses("")
+			}
 		}
 		s.settings = next
+		s.adoptGroups()
 	})
 	return len(problems) == 0
-}
-
-// virtualAddresses reads the group's addresses from keepalived.conf, where
-// there is one.
-func (s *Shim) virtualAddresses(group string) []netip.Addr {
-	if s.opt.KeepalivedConf == "" {
-		return nil
-	}
-	k, _, err := vrrpwatch.ReadKeepalived(s.opt.KeepalivedConf)
-	if err != nil {
-		s.log.Info("keepalived's configuration is not known", "err", err)
-		return nil
-	}
-	if len(k.Groups) > 0 && !k.HasGroup(group) {
-		s.log.Warn("keepalived.conf has no such sync group", "group", group, "file", s.opt.KeepalivedConf)
-	}
-	return k.VirtualAddresses("")
-}
-
-// members are the instances of a sync group.
-func (s *Shim) members(group string) []string {
-	if s.opt.KeepalivedConf == "" {
-		return nil
-	}
-	k, _, err := vrrpwatch.ReadKeepalived(s.opt.KeepalivedConf)
-	if err != nil {
-		return nil
-	}
-	return k.Members(group)
 }
 
 // configureEngine gives changed settings to the running engine. Where there is

@@ -12,42 +12,26 @@ import (
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
-// watchRoles takes the changes of the configured sync group.
-func (s *Shim) watchRoles(ctx context.Context) error {
-	w := vrrpwatch.New(vrrpwatch.Options{
-		StateDir: s.opt.StateDir,
-		FIFO:     s.opt.VRRPFIFO,
-		Group:    s.group,
-		Members:  s.members,
-		Log:      s.log,
-		Now:      s.opt.Now,
-	})
-	return w.Run(ctx, s.onRole)
-}
-
-func (s *Shim) group() (g string) {
-	s.view(func() {
-		if s.settings != nil {
-			g = s.settings.SyncGroup
-		}
-	})
-	return g
-}
-
 // onRole records a change and leaves the work to follow. The record comes
 // first: it is the time the transition began.
 func (s *Shim) onRole(c vrrpwatch.Change) {
-	if c.Group != s.group() {
+	first, known := false, false
+	s.view(func() { first, known = s.first().name == c.Group, s.groups[c.Group] != nil })
+	if !known {
 		return
 	}
 	host, _ := os.Hostname()
 	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
-	if err := s.recordTransition(c); err != nil {
-		s.log.Error("record the transition", "err", err)
+	if first {
+		if err := s.recordTransition(c); err != nil {
+			s.log.Error("record the transition", "err", err)
+		}
 	}
 	s.change(func() {
-		s.role, s.since = c, s.opt.Now()
-		s.roleSerial++
+		if g := s.groups[c.Group]; g != nil {
+			g.role, g.since = c, s.opt.Now()
+			g.serial++
+		}
 	})
 }
 
@@ -64,12 +48,12 @@ func (s *Shim) recordTransition(c vrrpwatch.Change) error {
 	return os.Rename(tmp, path)
 }
 
-// follow brings the engine into the state the role asks for: the last role
-// wins. A newer role cancels the sequence that runs; an engine that died during
-// one gets it again after its restart.
-func (s *Shim) follow(ctx context.Context) error {
+// followGroup brings the engine into the state the group's role asks for: the
+// last role wins. A newer role cancels the sequence that runs; an engine that died
+// during one gets it again after its restart.
+func (s *Shim) followGroup(ctx context.Context, g *group) {
 	served := 0 // serial of the engine that knows the role
-	for {
+	for ctx.Err() == nil {
 		var (
 			engine       contract.Engine
 			serial, want int
@@ -77,19 +61,18 @@ func (s *Shim) follow(ctx context.Context) error {
 			done         bool
 		)
 		wake := s.view(func() {
-			engine, serial, want, role = s.engine, s.serial, s.roleSerial, s.role
-			done = s.doneSerial == want
+			engine, serial, want, role = s.engineOf(g), s.serial, g.serial, g.role
+			done = g.done == want
 		})
 		if engine != nil && want > 0 && (!done || served != serial) {
-			if s.runSequence(ctx, engine, serial, want, s.sequence(engine, role, done)) {
+			if s.runSequence(ctx, g, serial, want, s.sequence(engine, role, done)) {
 				served = serial
-				s.change(func() { s.doneSerial = want })
+				s.change(func() { g.done = want })
 			}
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
 		case <-wake:
 		}
 	}
@@ -97,30 +80,33 @@ func (s *Shim) follow(ctx context.Context) error {
 
 // step is one call of a sequence.
 type step struct {
-	name string
-	call func(context.Context) error
+	name   string
+	call   func(context.Context) error
+	serves bool // when it has ended, this node serves the peer's flows
 }
 
 // sequence is what a role asks of the engine. repeated says that the role's
 // work was done already, by an engine that is gone. A role from before our
 // start is met by an engine that holds nothing to commit.
 func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool) []step {
-	setRole := step{"tell the role", func(ctx context.Context) error { return e.SetRole(ctx, role.Group, string(role.State)) }}
-	bulk := step{"send everything to the peers", e.Bulk}
-	resync := step{"refill the internal cache from the kernel", e.Resync}
-	ask := step{"ask the peers for their tables", e.RequestResync}
-	purge := step{"start the timed purge", e.ShortenTimers}
+	setRole := step{name: "tell the role", call: func(ctx context.Context) error { return e.SetRole(ctx, role.Group, string(role.State)) }}
+	bulk := step{name: "send everything to the peers", call: e.Bulk}
+	resync := step{name: "refill the internal cache from the kernel", call: e.Resync}
+	ask := step{name: "ask the peers for their tables", call: e.RequestResync}
+	purge := step{name: "start the timed purge", call: e.ShortenTimers}
 	switch {
 	case role.State == vrrpwatch.Master && repeated:
+		setRole.serves = true // by the former engine
 		return []step{setRole, bulk}
 	case role.State == vrrpwatch.Master && role.Stamp.Before(s.start):
+		setRole.serves = true // for long
 		return []step{setRole, resync, bulk}
 	case role.State == vrrpwatch.Master:
-		commit := step{"commit the external cache", func(ctx context.Context) error {
+		commit := step{name: "commit the external cache", serves: true, call: func(ctx context.Context) error {
 			_, err := s.commit(ctx, e)
 			return err
 		}}
-		flush := step{"flush both caches", func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}
+		flush := step{name: "flush both caches", call: func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}
 		return []step{setRole, commit, flush, resync, bulk}
 	case repeated:
 		return []step{setRole, ask}
@@ -134,12 +120,12 @@ func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool)
 
 // runSequence runs the steps; a step that fails is logged and the next one
 // runs. ended is false when a newer role or the engine's end cut it short.
-func (s *Shim) runSequence(ctx context.Context, e contract.Engine, serial, want int, steps []step) (ended bool) {
+func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, steps []step) (ended bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		for current := true; current; {
-			wake := s.view(func() { current = s.serial == serial && s.roleSerial == want })
+			wake := s.view(func() { current = s.serial == serial && g.serial == want })
 			if !current {
 				cancel()
 				return
@@ -162,6 +148,9 @@ func (s *Shim) runSequence(ctx context.Context, e contract.Engine, serial, want 
 		if errors.Is(err, contract.ErrGone) {
 			<-ctx.Done() // the supervisor will say so
 			return false
+		}
+		if st.serves {
+			s.change(func() { g.taken = want })
 		}
 		if err != nil {
 			s.log.Error("step failed, going on", "step", st.name, "err", err)

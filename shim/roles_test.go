@@ -105,7 +105,7 @@ type rig struct {
 const config = "set service conntrack-sync failover-mechanism vrrp sync-group SG\nset service conntrack-sync interface lo\n" +
 	"set service conntrack-sync interface lo peer 127.0.0.2\n"
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, more ...func(*rig, *Options)) *rig {
 	t.Helper()
 	r := &rig{dir: t.TempDir(), engines: make(chan *fakeEngine, 10)}
 	r.write(t, "conf.d/a.conf", config)
@@ -114,6 +114,9 @@ func newRig(t *testing.T) *rig {
 		e := newFake()
 		r.engines <- e
 		return &process{engine: e, pid: 1, gone: e.gone, kill: func() {}, stop: func() { _ = e.Stop(context.Background()) }}, nil
+	}
+	for _, fn := range more {
+		fn(r, &opt)
 	}
 	r.Shim = New(opt)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -41,8 +41,9 @@ type Options struct {
 	Log            *slog.Logger
 	Now            func() time.Time // nil: time.Now
 
-	launch launcher    // nil: the binary
-	system conf.System // nil: this machine
+	launch  launcher                 // nil: the binary
+	system  conf.System              // nil: this machine
+	running func() (time.Time, bool) // keepalived; nil: looked for in /proc
 }
 
 // Shim is a running pair of host and engine. Make one with New.
@@ -68,10 +69,11 @@ type Shim struct {
 
 	committing atomic.Int32 // commits that run
 
-	role       vrrpwatch.Change
-	roleSerial int // grows with each change
-	doneSerial int // the last one whose sequence ran to its end
-	since      time.Time
+	groups     map[string]*group // that are followed, by name
+	keepalived vrrpwatch.Conf    // its configuration, as it was last read
+
+	loadMu    sync.Mutex // one load at a time; guards lastFiles
+	lastFiles []conf.File
 }
 
 // New checks nothing and starts nothing; Run does.
@@ -85,7 +87,10 @@ func New(opt Options) *Shim {
 	if opt.system == nil {
 		opt.system = machine{}
 	}
-	s := &Shim{opt: opt, log: opt.Log, wake: make(chan struct{})}
+	if opt.running == nil {
+		opt.running = new(vrrpwatch.Process).Running
+	}
+	s := &Shim{opt: opt, log: opt.Log, wake: make(chan struct{}), groups: map[string]*group{}}
 	if s.opt.launch == nil {
 		s.opt.launch = s.launchBinary
 	}
@@ -110,7 +115,7 @@ func (s *Shim) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.watchConfig, s.watchRoles, s.follow, s.serveControl, s.supervise}
+	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.serveControl, s.supervise}
 	errs := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { errs <- part(ctx) }()
@@ -147,7 +152,7 @@ func (s *Shim) makeDirs() error {
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
-	}{{s.opt.RunDir, 0o755}, {s.opt.StateDir, 0o755}, {s.socketDir(), 0o700}} {
+	}{{s.opt.RunDir, 0o755}, {s.opt.StateDir, 0o755}, {s.recordDir(), 0o755}, {s.socketDir(), 0o700}} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return fmt.Errorf("create directory: %w", err)
 		}

@@ -22,14 +22,19 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 		engine     contract.Engine
 		configured bool
 		role       vrrpwatch.State
+		doubts     []string
 	)
 	s.view(func() {
 		configured = s.settings != nil
 		if !configured {
 			return
 		}
-		engine, role = s.engine, s.role.State
+		engine, role = s.engine, s.first().role.State
 		st = s.configuredStatus()
+		doubts = s.missingGroups()
+		for _, name := range s.groupNames() {
+			doubts = append(doubts, s.groups[name].doubts...)
+		}
 	})
 	if !configured {
 		return st, ErrNotConfigured
@@ -55,7 +60,7 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 		st.Links = []stats.Link{}
 	}
 	st.Readiness = readiness(role, engine != nil, &e)
-	st.Alarms = alarms(&st, engine != nil)
+	st.Alarms = append(alarms(&st, engine != nil), doubts...)
 	if e.Conflict != "" {
 		st.Alarms = append(st.Alarms, "this node and "+e.Conflict+" both say that they are MASTER")
 	}
@@ -77,9 +82,9 @@ func (s *Shim) configuredStatus() stats.Status {
 	}
 	slices.SortFunc(st.SyncInterfaces, natural)
 	st.SyncInterface = strings.Join(st.SyncInterfaces, ", ")
-	if s.role.State != "" {
-		st.Role = string(s.role.State)
-		st.Since = s.since.Format(time.RFC3339)
+	if g := s.first(); g.role.State != "" {
+		st.Role = string(g.role.State)
+		st.Since = g.since.Format(time.RFC3339)
 	}
 	return st
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -14,12 +15,15 @@ import (
 type Keepalived struct {
 	Groups    []Group
 	Instances []Instance
+	// Tracked are the files of track_file blocks, by the block's name.
+	Tracked map[string]TrackFile
 }
 
 // Group is a vrrp_sync_group.
 type Group struct {
-	Name    string
-	Members []string
+	Name       string
+	Members    []string
+	TrackFiles []string // names of the track_file blocks it follows
 }
 
 // Instance is a vrrp_instance with the addresses it moves.
@@ -27,6 +31,14 @@ type Instance struct {
 	Name      string
 	Interface string
 	Virtual   []netip.Prefix
+	Priority  int // 100 where none is given, as in keepalived
+	NoPreempt bool
+}
+
+// TrackFile is a track_file block.
+type TrackFile struct {
+	Path   string
+	Weight int // 1 where none is given, as in keepalived
 }
 
 // HasGroup reports whether there is such a sync group.
@@ -42,25 +54,80 @@ func (k *Keepalived) Members(group string) []string {
 	return nil
 }
 
-// VirtualAddresses are the addresses of a group's instances, of all instances
-// when group is "".
+// GroupNames are the names of the sync groups.
+func (k *Keepalived) GroupNames() (names []string) {
+	for _, g := range k.Groups {
+		names = append(names, g.Name)
+	}
+	return names
+}
+
+// Virtual are the addresses of a group's instances with their prefixes, of all
+// instances when group is "".
+func (k *Keepalived) Virtual(group string) (prefixes []netip.Prefix) {
+	for _, i := range k.instances(group) {
+		prefixes = append(prefixes, i.Virtual...)
+	}
+	return prefixes
+}
+
+// VirtualAddresses are the same without prefixes.
 func (k *Keepalived) VirtualAddresses(group string) (addrs []netip.Addr) {
-	members := k.Members(group)
-	for _, i := range k.Instances {
-		if group != "" && !slices.Contains(members, i.Name) {
-			continue
-		}
-		for _, p := range i.Virtual {
-			addrs = append(addrs, p.Addr())
-		}
+	for _, p := range k.Virtual(group) {
+		addrs = append(addrs, p.Addr())
 	}
 	return addrs
+}
+
+// instances are those of a group, or all.
+func (k *Keepalived) instances(group string) []Instance {
+	if group == "" {
+		return k.Instances
+	}
+	members := k.Members(group)
+	var list []Instance
+	for _, i := range k.Instances {
+		if slices.Contains(members, i.Name) {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// NoPreempt reports whether an instance of the group does not pre-empt: then
+// priorities move nothing.
+func (k *Keepalived) NoPreempt(group string) bool {
+	return slices.ContainsFunc(k.instances(group), func(i Instance) bool { return i.NoPreempt })
+}
+
+// Priority is the group's: the lowest of its instances.
+func (k *Keepalived) Priority(group string) int {
+	lowest := 0
+	for _, i := range k.instances(group) {
+		if lowest == 0 || i.Priority < lowest {
+			lowest = i.Priority
+		}
+	}
+	return lowest
+}
+
+// Tracks reports whether the group itself follows a track_file block with this
+// path, and its weight.
+func (k *Keepalived) Tracks(group, path string) (weight int, ok bool) {
+	for _, g := range k.Groups {
+		for _, name := range g.TrackFiles {
+			if f := k.Tracked[name]; g.Name == group && filepath.Clean(f.Path) == filepath.Clean(path) {
+				return f.Weight, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // ReadKeepalived reads a keepalived.conf and what it includes. Blocks it does
 // not know are skipped; warnings name what was not understood.
 func ReadKeepalived(path string) (*Keepalived, []string, error) {
-	p := &confParser{vars: map[string]string{}}
+	p := newConfParser()
 	if err := p.file(path, 0); err != nil {
 		return nil, nil, err
 	}
@@ -71,10 +138,15 @@ const maxIncludes = 16
 
 type confParser struct {
 	out      Keepalived
+	track    string // name of the track_file block we are in
 	warnings []string
 	vars     map[string]string
 	stack    []string // words that opened the blocks we are in
 	pending  []string // a head whose { may stand on the next line
+}
+
+func newConfParser() *confParser {
+	return &confParser{out: Keepalived{Tracked: map[string]TrackFile{}}, vars: map[string]string{}}
 }
 
 func (p *confParser) file(path string, depth int) error {
@@ -169,7 +241,10 @@ func (p *confParser) open(head []string) {
 	case len(p.stack) == 0 && kind == "vrrp_sync_group":
 		p.out.Groups = append(p.out.Groups, Group{Name: name, Members: []string{}})
 	case len(p.stack) == 0 && kind == "vrrp_instance":
-		p.out.Instances = append(p.out.Instances, Instance{Name: name})
+		p.out.Instances = append(p.out.Instances, Instance{Name: name, Priority: 100})
+	case len(p.stack) == 0 && trackFile(kind):
+		p.track = name
+		p.out.Tracked[name] = TrackFile{Weight: 1}
 	}
 	p.stack = append(p.stack, kind)
 }
@@ -188,20 +263,49 @@ func (p *confParser) statement(words []string) {
 		return
 	}
 	p.pending = words
-	at := strings.Join(p.stack, " ")
-	switch {
-	case at == "vrrp_sync_group group":
-		g := &p.out.Groups[len(p.out.Groups)-1]
+	switch strings.Join(p.stack, " ") {
+	case "vrrp_sync_group group":
+		p.pending = nil
+		g := p.group()
 		g.Members = append(g.Members, words...)
-	case at == "vrrp_instance" && words[0] == "interface" && len(words) > 1:
-		p.out.Instances[len(p.out.Instances)-1].Interface = words[1]
-	case at == "vrrp_instance virtual_ipaddress" || at == "vrrp_instance virtual_ipaddress_excluded":
+	case "vrrp_sync_group track_file", "vrrp_sync_group vrrp_track_file":
+		p.pending = nil
+		p.group().TrackFiles = append(p.group().TrackFiles, words[0])
+	case "vrrp_instance":
+		p.instance(words)
+	case "vrrp_instance virtual_ipaddress", "vrrp_instance virtual_ipaddress_excluded":
 		p.pending = nil
 		p.address(words[0])
+	case "track_file", "vrrp_track_file":
+		p.trackFile(words)
 	}
-	if at == "vrrp_sync_group group" {
-		p.pending = nil
+}
+
+func trackFile(word string) bool { return word == "track_file" || word == "vrrp_track_file" }
+
+func (p *confParser) group() *Group { return &p.out.Groups[len(p.out.Groups)-1] }
+
+func (p *confParser) instance(words []string) {
+	i := &p.out.Instances[len(p.out.Instances)-1]
+	switch {
+	case words[0] == "nopreempt":
+		i.NoPreempt = true
+	case words[0] == "interface" && len(words) > 1:
+		i.Interface = words[1]
+	case words[0] == "priority" && len(words) > 1:
+		i.Priority, _ = strconv.Atoi(words[1])
 	}
+}
+
+func (p *confParser) trackFile(words []string) {
+	f := p.out.Tracked[p.track]
+	switch {
+	case words[0] == "file" && len(words) > 1:
+		f.Path = words[1]
+	case words[0] == "weight" && len(words) > 1:
+		f.Weight, _ = strconv.Atoi(words[1])
+	}
+	p.out.Tracked[p.track] = f
 }
 
 func (p *confParser) address(w string) {

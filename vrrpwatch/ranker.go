@@ -27,7 +27,6 @@ type Ranker struct {
 	current   Change
 	spoken    bool // the fifo has
 	disagrees time.Time
-	warned    bool
 }
 
 // contradictAfter is how long a file may disagree with the fifo before it is
@@ -38,6 +37,10 @@ const contradictAfter = 2 * time.Second
 func NewRanker(group string, members []string) *Ranker {
 	return &Ranker{group: group, members: members, files: map[string]Record{}}
 }
+
+// SetMembers tells the group's instances of now. A role changes only when one of
+// their files does.
+func (r *Ranker) SetMembers(members []string) { r.members = members }
 
 // FIFO takes a line that was read at now. Every line of the group is a change.
 func (r *Ranker) FIFO(now time.Time, rec Record) (c Change, ok bool) {
@@ -71,7 +74,7 @@ func (r *Ranker) File(name string, rec Record) (c Change, ok bool) {
 }
 
 func (r *Ranker) become(c Change) Change {
-	r.current, r.disagrees, r.warned = c, time.Time{}, false
+	r.current, r.disagrees = c, time.Time{}
 	return c
 }
 
@@ -109,8 +112,8 @@ func (r *Ranker) fromFiles() (c Change, ok bool) {
 	return c, true
 }
 
-// Contradiction reports, once, a group file that has said something else than
-// the fifo for some time.
+// Contradiction reports a group file that has said something else than the fifo
+// for some time.
 func (r *Ranker) Contradiction(now time.Time) (file State, found bool) {
 	rec, has := r.files[r.group]
 	if !r.spoken || !has || rec.State == r.current.State {
@@ -120,9 +123,8 @@ func (r *Ranker) Contradiction(now time.Time) (file State, found bool) {
 	if r.disagrees.IsZero() {
 		r.disagrees = now
 	}
-	if r.warned || now.Sub(r.disagrees) < contradictAfter {
+	if now.Sub(r.disagrees) < contradictAfter {
 		return "", false
 	}
-	r.warned = true
 	return rec.State, true
 }

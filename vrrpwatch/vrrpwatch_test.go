@@ -62,7 +62,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _ = ParseState([]byte(s))
 		_, _ = ParseFIFOLine(s)
-		p := &confParser{vars: map[string]string{}}
+		p := newConfParser()
 		p.parse("f", strings.ReplaceAll(s, "include", ""), maxIncludes)
 	})
 }
@@ -149,8 +149,10 @@ func TestRanker(t *testing.T) {
 	if st, found := r.Contradiction(at(12)); !found || st != Master {
 		t.Error("no contradiction after two seconds")
 	}
-	if _, found := r.Contradiction(at(13)); found {
-		t.Error("reported twice")
+	c, ok = file("SG", Backup, 13)
+	check("the file comes round", c, ok, "", "")
+	if _, found := r.Contradiction(at(14)); found {
+		t.Error("a contradiction that is over")
 	}
 	c, ok = r.FIFO(at(14), Record{Kind: "GROUP", Name: "other", State: Master})
 	check("another group", c, ok, "", "")
@@ -183,7 +185,9 @@ func TestNewestStampWins(t *testing.T) {
 func follow(t *testing.T, opt Options) (next func() Change, none func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	changes, ended := make(chan Change, 100), make(chan struct{})
-	opt.Group = func() string { return "SG" }
+	if opt.Groups == nil {
+		opt.Groups = func() []string { return []string{"SG"} }
+	}
 	go func() {
 		defer close(ended)
 		_ = New(opt).Run(ctx, func(c Change) { changes <- c })
@@ -315,9 +319,16 @@ vrrp_sync_group SG {
     notify "/usr/bin/conntrack-sync notify { odd }"
     track_file { ctsync }
 }
+track_file ctsync {
+    file "/run/conntrack-sync/ready"
+    weight 2
+    init_file -100 overwrite
+}
 vrrp_instance VI_LAN
 {
     interface lan0
+    priority 150
+    nopreempt
     virtual_ipaddress {
         $VIP dev lan0   # first
         fd01::fe/64
@@ -343,6 +354,12 @@ vrrp_instance VI_LAN
 	}
 	if got := k.VirtualAddresses("SG"); !reflect.DeepEqual(got, want) {
 		t.Errorf("addresses %v, want %v", got, want)
+	}
+	if w, ok := k.Tracks("SG", "/run/conntrack-sync//ready"); !ok || w != 2 {
+		t.Errorf("weight %d of the tracked file, %v", w, ok)
+	}
+	if !k.NoPreempt("SG") || k.Priority("SG") != 100 {
+		t.Errorf("nopreempt %v, priority %d", k.NoPreempt("SG"), k.Priority("SG"))
 	}
 	if len(k.VirtualAddresses("")) != 5 || k.HasGroup("nope") || !k.HasGroup("SG") {
 		t.Errorf("%+v", k)

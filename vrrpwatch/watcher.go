@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,21 +16,36 @@ import (
 
 // Options say what to watch.
 type Options struct {
-	StateDir string
-	FIFO     string                      // "" for none
-	Group    func() string               // the sync group, asked for often; may change
-	Members  func(group string) []string // its instances
-	Log      *slog.Logger                // nil discards
-	Now      func() time.Time            // nil: time.Now
+	StateDir  string
+	RecordDir string                      // what the fifo said is kept here for our next start; "" for nowhere
+	FIFO      string                      // "" for none
+	Groups    func() []string             // the sync groups, asked for often; may change
+	Members   func(group string) []string // a group's instances; may change
+	// Running says whether keepalived runs and since when; nil: not known.
+	Running func() (since time.Time, running bool)
+	// Report is told what is doubtful about a group's role whenever that has
+	// changed, one line each; nil: nobody asks.
+	Report func(group string, doubts []string)
+	Log    *slog.Logger     // nil discards
+	Now    func() time.Time // nil: time.Now
 }
 
-// Watcher follows one sync group.
+// Watcher follows sync groups.
 type Watcher struct {
 	opt    Options
 	log    *slog.Logger
-	ranker *Ranker
-	group  string
+	start  time.Time
+	groups map[string]*followed
 	bad    map[string]badFile
+	seen   bool // keepalived was seen to run
+}
+
+// followed is a group and what was said about it.
+type followed struct {
+	*Ranker
+	recorded bool // our own record was looked at
+	refused  time.Time
+	doubts   []string
 }
 
 // badFile is a file without a state in it, maybe in the middle of a write.
@@ -53,7 +69,7 @@ func New(opt Options) *Watcher {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	return &Watcher{opt: opt, log: opt.Log, bad: map[string]badFile{}}
+	return &Watcher{opt: opt, log: opt.Log, groups: map[string]*followed{}, bad: map[string]badFile{}}
 }
 
 // Run calls fn with each change, in order, until ctx ends. A state that is
@@ -64,6 +80,7 @@ func (w *Watcher) Run(ctx context.Context, fn func(Change)) error {
 		return err
 	}
 	defer fs.Close()
+	w.start = w.opt.Now()
 	fifo := &fifo{path: w.opt.FIFO, log: w.log}
 	lines := make(chan []string)
 	ctx, cancel := context.WithCancel(ctx)
@@ -99,6 +116,7 @@ func (w *Watcher) loop(ctx context.Context, fs *fsnotify.Watcher, lines <-chan [
 		case <-tick.C:
 			watched = w.rewatch(fs, watched)
 			w.scan(fn)
+			w.doubt()
 		}
 		if watched == nil {
 			watched = w.rewatch(fs, nil)
@@ -124,70 +142,119 @@ func (w *Watcher) rewatch(fs *fsnotify.Watcher, watched os.FileInfo) os.FileInfo
 	return now
 }
 
-// current returns the Ranker of the group of now.
-func (w *Watcher) current() *Ranker {
-	if g := w.opt.Group(); w.ranker == nil || g != w.group {
-		var members []string
-		if w.opt.Members != nil {
-			members = w.opt.Members(g)
+// current brings the followed groups up to date and returns their names.
+func (w *Watcher) current() []string {
+	names := w.opt.Groups()
+	for name := range w.groups {
+		if !slices.Contains(names, name) {
+			delete(w.groups, name)
 		}
-		w.group, w.ranker = g, NewRanker(g, members)
 	}
-	return w.ranker
+	for _, name := range names {
+		g := w.groups[name]
+		if g == nil {
+			g = &followed{Ranker: NewRanker(name, nil)}
+			w.groups[name] = g
+		}
+		if w.opt.Members != nil {
+			g.SetMembers(w.opt.Members(name))
+		}
+	}
+	return names
 }
 
-// takeLines feeds what the fifo had: of a batch only the last line of the group
+// takeLines feeds what the fifo had: of a batch only the last line of a group
 // counts, the others are history.
 func (w *Watcher) takeLines(batch []string, fn func(Change)) {
-	r := w.current()
-	var last *Record
+	names := w.current()
+	last := map[string]Record{}
 	for _, l := range batch {
 		rec, err := ParseFIFOLine(l)
 		switch {
+		case errors.Is(err, ErrNotARole) && strings.Contains(l, "MASTER_RX_LOWER_PRI"):
+			w.log.Warn("keepalived has heard another MASTER: flows made there meanwhile are not known here", "line", l)
 		case errors.Is(err, ErrNotARole):
 			w.log.Info("notify fifo", "line", l)
 		case err != nil:
 			w.log.Warn("notify fifo", "err", err)
-		case rec.Kind == "GROUP" && rec.Name == w.group:
-			last = &rec
+		case rec.Kind == "GROUP" && slices.Contains(names, rec.Name):
+			last[rec.Name] = rec
 		}
 	}
-	if last == nil {
+	for _, name := range names {
+		rec, ok := last[name]
+		if !ok {
+			continue
+		}
+		if c, ok := w.groups[name].FIFO(w.opt.Now(), rec); ok {
+			fn(c)
+			w.record(c)
+		}
+	}
+}
+
+// record keeps what the fifo said: it says so once, and this process may be
+// started again.
+func (w *Watcher) record(c Change) {
+	if w.opt.RecordDir == "" {
 		return
 	}
-	if c, ok := r.FIFO(w.opt.Now(), *last); ok {
-		fn(c)
+	err := Write(w.opt.RecordDir, Record{Kind: "GROUP", Name: c.Group, State: c.State, Priority: c.Priority, Stamp: c.Stamp})
+	if err != nil {
+		w.log.Warn("the role is not known after a restart of conntrack-sync", "group", c.Group, "err", err)
 	}
 }
 
 // scan reads all state files that matter.
 func (w *Watcher) scan(fn func(Change)) {
-	r := w.current()
-	if w.group == "" {
-		return
-	}
-	for _, name := range append([]string{w.group}, r.members...) {
-		rec, ok := w.read(name)
-		if !ok {
-			continue
+	for _, group := range w.current() {
+		g := w.groups[group]
+		if !g.recorded && w.opt.RecordDir != "" {
+			w.take(g, w.opt.RecordDir, group, fn)
 		}
-		if c, ok := r.File(name, rec); ok {
-			fn(c)
+		g.recorded = true
+		for _, name := range append([]string{group}, g.members...) {
+			w.take(g, w.opt.StateDir, name, fn)
 		}
-	}
-	if file, found := r.Contradiction(w.opt.Now()); found {
-		w.log.Warn("the state file contradicts the notify fifo, which is believed",
-			"group", w.group, "file", file, "fifo", r.current.State)
 	}
 }
 
+// take reads one state file.
+func (w *Watcher) take(g *followed, dir, name string, fn func(Change)) {
+	rec, ok := w.read(dir, name)
+	if !ok || w.stale(g, rec) {
+		return
+	}
+	if c, ok := g.File(name, rec); ok {
+		fn(c)
+	}
+}
+
+// stale reports a MASTER from before our start that no keepalived of now can
+// have said: it was killed, or the machine was started anew.
+func (w *Watcher) stale(g *followed, rec Record) bool {
+	if rec.State != Master || !rec.Stamp.Before(w.start) || w.opt.Running == nil {
+		return false
+	}
+	since, running := w.opt.Running()
+	if running && !rec.Stamp.Before(since.Add(-time.Second)) {
+		return false
+	}
+	if !g.refused.Equal(rec.Stamp) {
+		g.refused = rec.Stamp
+		w.log.Warn("a state file from before our start says MASTER and is not believed: the keepalived that said so is gone",
+			"group", g.group, "name", rec.Name, "written", rec.Stamp.Format(time.RFC3339), "keepalived_runs", running)
+	}
+	return true
+}
+
 // read reads the state file of a name: NAME or NAME.state.
-func (w *Watcher) read(name string) (Record, bool) {
+func (w *Watcher) read(dir, name string) (Record, bool) {
 	if CheckName(name) != nil {
 		return Record{}, false
 	}
 	for _, file := range []string{name, name + ".state"} {
-		path := filepath.Join(w.opt.StateDir, file)
+		path := filepath.Join(dir, file)
 		info, err := os.Stat(path)
 		if err != nil || !info.Mode().IsRegular() {
 			continue

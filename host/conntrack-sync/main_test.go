@@ -79,7 +79,7 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%d\n%s%s", code, stdout, stderr)
 	}
 	keepalived = write("keepalived", "vrrp_sync_group OTHER { group { VI } }\n")
-	if code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived); code != 1 || !strings.Contains(stderr, "it has: OTHER") {
+	if code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived); code != 1 || !strings.Contains(stderr, "not configured! "+keepalived+" has: OTHER") {
 		t.Errorf("unknown group: %d %q", code, stderr)
 	}
 	write("b.conf", "set service conntrack-sync interface lo port 0\nset service conntrack-sync colour red\n")

@@ -81,7 +81,8 @@ func checkCommand(o *options) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, warnings, problems := conf.Parse(files, shim.Machine())
+		known := vrrpwatch.ReadConf(keepalived)
+		cfg, warnings, problems := conf.Parse(files, shim.Machine(keepalived, known.Keepalived))
 		for _, w := range warnings {
 			fmt.Fprintf(o.stderr, "warning: %s\n", w)
 		}
@@ -94,33 +95,31 @@ func checkCommand(o *options) *cobra.Command {
 		for _, l := range cfg.SetLines() {
 			fmt.Fprintln(o.stdout, l)
 		}
-		return o.checkKeepalived(keepalived, cfg.SyncGroup)
+		return o.checkKeepalived(keepalived, known, cfg)
 	}
 	return c
 }
 
 // checkKeepalived says what is understood of keepalived.conf.
-func (o *options) checkKeepalived(path, group string) error {
-	k, warnings, err := vrrpwatch.ReadKeepalived(path)
-	if errors.Is(err, os.ErrNotExist) {
+func (o *options) checkKeepalived(path string, known vrrpwatch.Conf, cfg *conf.Config) error {
+	if errors.Is(known.Err, os.ErrNotExist) {
 		fmt.Fprintf(o.stdout, "# %s does not exist: no virtual addresses are known\n", path)
 		return nil
 	}
-	if err != nil {
-		return err
+	if known.Err != nil {
+		return known.Err
 	}
-	for _, w := range warnings {
+	for _, w := range known.Warnings {
 		fmt.Fprintf(o.stderr, "warning: %s\n", w)
 	}
-	if !k.HasGroup(group) {
-		names := make([]string, len(k.Groups))
-		for i, g := range k.Groups {
-			names[i] = g.Name
+	k := known.Keepalived
+	for _, group := range cfg.Groups() {
+		if !k.HasGroup(group) {
+			return fmt.Errorf("%s has no vrrp_sync_group %s; it has: %s", path, group, strings.Join(k.GroupNames(), " "))
 		}
-		return fmt.Errorf("%s has no vrrp_sync_group %s; it has: %s", path, group, strings.Join(names, " "))
+		fmt.Fprintf(o.stdout, "# %s: group %s has members %s and moves %v\n",
+			path, group, strings.Join(k.Members(group), " "), k.VirtualAddresses(group))
 	}
-	fmt.Fprintf(o.stdout, "# %s: group %s has members %s and moves %v\n",
-		path, group, strings.Join(k.Members(group), " "), k.VirtualAddresses(group))
 	return nil
 }
 

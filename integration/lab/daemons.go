@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -37,7 +38,7 @@ func (n *Node) files(config string, priority int) error {
 	}
 	for name, text := range map[string]string{
 		"conf.d/sync.conf": config,
-		"keepalived.conf":  n.keepalived(priority),
+		"keepalived.conf":  n.keepalived(groupOf(config), priority),
 		"conntrackd.conf":  n.conntrackd(),
 	} {
 		if err := os.WriteFile(n.file(name), []byte(text), 0o644); err != nil {
@@ -47,7 +48,17 @@ func (n *Node) files(config string, priority int) error {
 	return nil
 }
 
-func (n *Node) keepalived(priority int) string {
+// groupOf is the sync group a configuration names.
+func groupOf(config string) string {
+	_, after, _ := strings.Cut(config, "failover-mechanism vrrp sync-group ")
+	line, _, _ := strings.Cut(after, "\n")
+	if name := strings.Trim(line, " '"); name != "" {
+		return name
+	}
+	return Group
+}
+
+func (n *Node) keepalived(group string, priority int) string {
 	notify := fmt.Sprintf("%s notify --state-dir %s", n.Binary(), n.StateDir())
 	conf := fmt.Sprintf(`global_defs {
     router_id %s
@@ -62,7 +73,7 @@ vrrp_sync_group %s {
     }
     notify "%s"
 }
-`, n.Name, n.FIFO(), Group, notify)
+`, n.Name, n.FIFO(), group, notify)
 	for i, inst := range [][4]string{{"internal", "lan0", LANVirtual, LANVirtual6}, {"external", "wan0", WANVirtual, WANVirtual6}} {
 		conf += fmt.Sprintf(`vrrp_instance %s {
     state BACKUP

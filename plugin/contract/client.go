@@ -10,12 +10,22 @@ import (
 	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
 // client is an Engine in another process.
-type client struct{ rpc pb.EngineClient }
+type client struct {
+	conn grpc.ClientConnInterface
+	rpc  pb.EngineClient
+}
+
+func newClient(conn grpc.ClientConnInterface) *client {
+	return &client{conn: conn, rpc: pb.NewEngineClient(conn)}
+}
+
+func (c *client) of(group string) *client { return newClient(tagged{c.conn, group}) }
 
 var _ Engine = (*client)(nil)
 

@@ -120,3 +120,38 @@ func TestFlowsSurvive(t *testing.T) {
 		}
 	})
 }
+
+// grouped says which group it is asked about.
+type grouped struct {
+	Engine
+	asked []string
+}
+
+func (g *grouped) Ping(ctx context.Context) error {
+	g.asked = append(g.asked, GroupOf(ctx))
+	return nil
+}
+func (g *grouped) Flows(ctx context.Context, _ Table, _ func([]flow.Flow) error) error {
+	g.asked = append(g.asked, GroupOf(ctx))
+	return nil
+}
+
+func TestCallsNameTheirGroup(t *testing.T) {
+	g := &grouped{}
+	e := overRPC(t, g)
+	of := Of(e, "gr\u00fcn 1")
+	for _, x := range []Engine{e, of} {
+		if err := x.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Flows(t.Context(), Internal, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"", "", "gr\u00fcn 1", "gr\u00fcn 1"}; !slices.Equal(g.asked, want) {
+		t.Errorf("asked about %q", g.asked)
+	}
+	if Of(g, "x") != Engine(g) {
+		t.Error("an engine of this process has no groups")
+	}
+}

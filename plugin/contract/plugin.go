@@ -39,7 +39,7 @@ func (a *adapter) GRPCServer(_ *goplugin.GRPCBroker, s *grpc.Server) error {
 }
 
 func (a *adapter) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, cc *grpc.ClientConn) (any, error) {
-	return &client{rpc: pb.NewEngineClient(cc)}, nil
+	return newClient(cc), nil
 }
 
 // Plugins is the set of services, for a host with a nil engine.

@@ -1,0 +1,97 @@
+package vrrpwatch
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Process finds keepalived among the processes of this network namespace,
+// whatever its pid file is called. The zero value is ready; its method may be
+// called often and from anywhere.
+type Process struct {
+	mu   sync.Mutex
+	pid  string
+	born string // start time of pid, in the kernel's ticks
+	at   time.Time
+}
+
+const (
+	processName = "keepalived"
+	proc        = "/proc"
+	lookEvery   = time.Second
+	tickHz      = 100 // of /proc/PID/stat, the same on every Linux
+)
+
+// Running reports whether keepalived runs, and since when: of several processes
+// the oldest counts. A process that is not there is looked for once a second.
+func (p *Process) Running() (since time.Time, running bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pid != "" {
+		if born, ok := processBorn(p.pid); ok && born == p.born {
+			return startTime(born), true
+		}
+		p.pid, p.at = "", time.Time{}
+	}
+	if time.Since(p.at) < lookEvery {
+		return time.Time{}, false
+	}
+	p.at = time.Now()
+	p.find()
+	if p.pid == "" {
+		return time.Time{}, false
+	}
+	return startTime(p.born), true
+}
+
+func (p *Process) find() {
+	ours, err := os.Readlink(proc + "/self/ns/net")
+	if err != nil {
+		return
+	}
+	names, _ := filepath.Glob(proc + "/[0-9]*/comm")
+	oldest := int64(-1)
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || !strings.HasPrefix(string(comm), processName) {
+			continue
+		}
+		pid := filepath.Base(filepath.Dir(name))
+		if ns, err := os.Readlink(filepath.Join(proc, pid, "ns/net")); err != nil || ns != ours {
+			continue
+		}
+		born, ok := processBorn(pid)
+		if n, err := strconv.ParseInt(born, 10, 64); ok && err == nil && (oldest < 0 || n < oldest) {
+			p.pid, p.born, oldest = pid, born, n
+		}
+	}
+}
+
+// processBorn is when a process started, in ticks since the machine did; not of
+// one that has ended and waits for its parent.
+func processBorn(pid string) (ticks string, ok bool) {
+	b, err := os.ReadFile(filepath.Join(proc, pid, "stat"))
+	if err != nil {
+		return "", false
+	}
+	s := string(b)
+	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]) // a name may hold blanks
+	const state, born = 0, 19
+	if len(fields) <= born || fields[state] == "Z" || fields[state] == "X" {
+		return "", false
+	}
+	return fields[born], true
+}
+
+func startTime(ticks string) time.Time {
+	n, _ := strconv.ParseInt(ticks, 10, 64)
+	b, _ := os.ReadFile(proc + "/uptime")
+	up, _, _ := strings.Cut(string(b), " ")
+	seconds, _ := strconv.ParseFloat(up, 64)
+	booted := time.Now().Add(-time.Duration(seconds * float64(time.Second)))
+	return booted.Add(time.Duration(n) * time.Second / tickHz)
+}
