@@ -28,8 +28,11 @@ type node struct {
 var protocol = conf.ProtocolAuto
 
 // TestMain runs the tests twice: over our own protocol, and over conntrackd's those
-// it can pass.
+// it can pass. They wait more than they work, so many run at a time.
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	protocol = conf.ProtocolConntrackd
 	if err := flag.Set("test.skip", "^TestNative"); err != nil {
@@ -124,6 +127,7 @@ func mirrors(t *testing.T, a, b *node) func() error {
 }
 
 func TestFlowsAreReplicatedAndCommitted(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for i := range 500 {
 		a.table.Put(flowNo(i))
@@ -149,6 +153,7 @@ func TestFlowsAreReplicatedAndCommitted(t *testing.T) {
 // TestLossIsRepaired: with a tenth of the datagrams lost, others repeated and
 // overtaken, births, changes and ends all arrive.
 func TestLossIsRepaired(t *testing.T) {
+	t.Parallel()
 	for _, faults := range []udptest.Faults{{Drop: 0.01}, {Drop: 0.1, Duplicate: 0.1, Reorder: 0.1}, {Drop: 0.3, Duplicate: 0.2, Reorder: 0.3}} {
 		t.Run(fmt.Sprint(faults), func(t *testing.T) {
 			a, b := pair(t, faults)
@@ -174,6 +179,7 @@ func TestLossIsRepaired(t *testing.T) {
 
 // TestStandbyRestart: a restarted standby is filled without being asked.
 func TestStandbyRestart(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(7, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
 	b := start(t, kerneltest.New(), lb)
@@ -191,6 +197,7 @@ func TestStandbyRestart(t *testing.T) {
 // TestActiveRestart: what ended while the active was down leaves the standby,
 // too.
 func TestActiveRestart(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(7, udptest.Faults{})
 	table := kerneltest.New()
 	a := start(t, table, la)
@@ -213,6 +220,7 @@ func TestActiveRestart(t *testing.T) {
 // TestSlowFill: while a restarted active still reads its kernel's table, the
 // standby keeps what it has; an acknowledgement is not a copy.
 func TestSlowFill(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(7, udptest.Faults{})
 	table := kerneltest.New()
 	a := start(t, table, la)
@@ -241,6 +249,7 @@ func TestSlowFill(t *testing.T) {
 // TestOverrun: lost events are found by comparison, and only the differences
 // are sent.
 func TestOverrun(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for i := range 1000 {
 		a.table.Put(flowNo(i))
@@ -269,6 +278,7 @@ func TestOverrun(t *testing.T) {
 // TestFlushAndRefill: the take-over sequence ends no flow at the peer; a flush
 // that nothing follows does.
 func TestFlushAndRefill(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for i := range 100 {
 		a.table.Put(flowNo(i))
@@ -307,6 +317,7 @@ func TestFlushAndRefill(t *testing.T) {
 // TestPurge removes what the last reign left and the new MASTER does not hold;
 // nothing else.
 func TestPurge(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	ctx := t.Context()
 	_ = a.SetRole(ctx, "syncgrp", "MASTER")
@@ -346,6 +357,7 @@ func TestPurge(t *testing.T) {
 }
 
 func TestTableFullIsReported(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for i := range 100 {
 		a.table.Put(flowNo(i))
@@ -360,6 +372,7 @@ func TestTableFullIsReported(t *testing.T) {
 
 // TestExcludedFlows: what is never replicated, counted by class.
 func TestExcludedFlows(t *testing.T) {
+	t.Parallel()
 	own, vip := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.254")
 	la, _ := udptest.Pair(7, udptest.Faults{})
 	n := start(t, kerneltest.New(own, vip), la)

@@ -41,6 +41,7 @@ func expectations(t *testing.T, n *node, which flow.Table, want int) func() erro
 // TestExpectations: those of the named helpers are replicated, over a bad link
 // too, and committed behind their masters; the others are not.
 func TestExpectations(t *testing.T) {
+	t.Parallel()
 	for _, faults := range []udptest.Faults{{}, {Drop: 0.2, Duplicate: 0.1, Reorder: 0.2}} {
 		a, b := pair(t, faults)
 		for _, n := range []*node{a, b} {
@@ -82,6 +83,7 @@ func TestExpectations(t *testing.T) {
 // TestExpectationsOfAFullCopy: a standby that comes later has them, those that
 // ended meanwhile are swept, and those the kernel lost silently are found.
 func TestExpectationsOfAFullCopy(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for _, n := range []*node{a, b} {
 		if err := n.Configure(t.Context(), expectSync(conf.AllExpect()...)); err != nil {
@@ -116,6 +118,7 @@ func TestExpectationsOfAFullCopy(t *testing.T) {
 }
 
 func TestExpectationsNotConfigured(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	if err := a.Configure(t.Context(), expectSync("ftp")); err != nil {
 		t.Fatal(err)
@@ -143,6 +146,7 @@ func TestExpectationsNotConfigured(t *testing.T) {
 // TestExpectationsAreInjected: with the external cache disabled they go straight
 // into the kernel, and out of it.
 func TestExpectationsAreInjected(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	s := expectSync("ftp")
 	if err := a.Configure(t.Context(), s); err != nil {

@@ -68,6 +68,7 @@ func statistics(t *testing.T, n *node) stats.Statistics {
 // TestDirectInjection: births, changes and ends reach the standby's kernel
 // without a commit, over a bad link too; its external cache is empty.
 func TestDirectInjection(t *testing.T) {
+	t.Parallel()
 	for _, faults := range []udptest.Faults{{}, {Drop: 0.1, Duplicate: 0.1, Reorder: 0.1}} {
 		la, lb := udptest.Pair(3, faults)
 		a := start(t, kerneltest.New(), la)
@@ -104,6 +105,7 @@ func TestDirectInjection(t *testing.T) {
 // TestInjectedFlowsAreArmedAgain: the standby sees no packet of a flow; it must
 // not run out there while it lives at the active.
 func TestInjectedFlowsAreArmedAgain(t *testing.T) {
+	t.Parallel()
 	c := &clock{}
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
@@ -133,6 +135,7 @@ func TestInjectedFlowsAreArmedAgain(t *testing.T) {
 
 // TestAMasterIsNotInjectedInto: what the peer says meanwhile waits.
 func TestAMasterIsNotInjectedInto(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
 	b := direct(t, kerneltest.New(), lb, nil)
@@ -160,6 +163,7 @@ func TestAMasterIsNotInjectedInto(t *testing.T) {
 // TestTakeOverAfterInjection: commit has nothing to do; the refill makes the
 // flows this node's own, and nobody is told that they ended.
 func TestTakeOverAfterInjection(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
 	b := direct(t, kerneltest.New(), lb, nil)
@@ -194,6 +198,7 @@ func TestTakeOverAfterInjection(t *testing.T) {
 // kernel what its predecessor injected. Those flows are not its own, and not
 // sent back.
 func TestInjectedFlowsStayThePeers(t *testing.T) {
+	t.Parallel()
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
 	b := direct(t, kerneltest.New(), lb, nil)
@@ -226,6 +231,7 @@ func TestInjectedFlowsStayThePeers(t *testing.T) {
 
 // TestModeChangesLive: the external cache survives being disabled and enabled.
 func TestModeChangesLive(t *testing.T) {
+	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
 	for i := range 100 {
 		a.table.Put(flowNo(i))
@@ -248,6 +254,7 @@ func TestModeChangesLive(t *testing.T) {
 // TestARefusedInjectionIsTriedAgain: with the table full an entry is refused and
 // counted; it gets in once there is room and it would be armed again.
 func TestARefusedInjectionIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	c := &clock{}
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
@@ -270,6 +277,7 @@ func TestARefusedInjectionIsTriedAgain(t *testing.T) {
 // TestAudit: what the kernel changed without an event is found by and by, and the
 // standby is told.
 func TestAudit(t *testing.T) {
+	t.Parallel()
 	c := &clock{}
 	la, lb := udptest.Pair(3, udptest.Faults{})
 	n := &node{table: kerneltest.New(), link: la}

@@ -75,6 +75,7 @@ func churn(n *node, from, to int) {
 // the MASTER's table; one that leaves holds nobody up, one that comes later is
 // filled.
 func TestNativeManyNodes(t *testing.T) {
+	t.Parallel()
 	for n, f := range map[int]udptest.Faults{3: {}, 4: {Drop: 0.1, Duplicate: 0.1, Reorder: 0.1}} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			nodes := group(t, n, f)
@@ -110,6 +111,7 @@ func TestNativeManyNodes(t *testing.T) {
 // TestNativeOnlyWhatDiffersIsSent: after a cut, proof finds it; what was equal is not
 // sent again.
 func TestNativeOnlyWhatDiffersIsSent(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{})
 	a, b := nodes[0], nodes[1]
 	churn(a, 0, 10000)
@@ -142,6 +144,7 @@ func TestNativeOnlyWhatDiffersIsSent(t *testing.T) {
 // TestNativeEpochs: what the former MASTER says late does not change the view of those
 // who know the new one.
 func TestNativeEpochs(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 3, udptest.Faults{})
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	churn(a, 0, 500)
@@ -186,6 +189,7 @@ func takeOver(t *testing.T, n *node) {
 
 // TestNativeTwoMastersAreSeen, by either of them.
 func TestNativeTwoMastersAreSeen(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{})
 	if err := nodes[1].SetRole(t.Context(), "syncgrp", "MASTER"); err != nil {
 		t.Fatal(err)
@@ -203,6 +207,7 @@ func TestNativeTwoMastersAreSeen(t *testing.T) {
 // TestNativeFlapping: roles change twenty times while flows come and go; in the end
 // both sides are equal and no flow that ended is alive.
 func TestNativeFlapping(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{Drop: 0.05, Reorder: 0.05})
 	churn(nodes[0], 0, 1000)
 	eventually(t, "proof", inSync(t, nodes[1], 800))
@@ -234,6 +239,7 @@ func TestNativeFlapping(t *testing.T) {
 // TestNativeFallBack: a node that speaks conntrackd's protocol alone joins, and all fall
 // back together; when it leaves they return. The view is right throughout.
 func TestNativeFallBack(t *testing.T) {
+	t.Parallel()
 	ends := udptest.Group(2, 5, udptest.Faults{})
 	a, b := start(t, kerneltest.New(), ends[0]), start(t, kerneltest.New(), ends[1])
 	speaks := func(want string) func() error {
@@ -268,6 +274,7 @@ func TestNativeFallBack(t *testing.T) {
 
 // TestNativeEverythingTravels: what conntrackd's protocol has no place for.
 func TestNativeEverythingTravels(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{})
 	f := flowNo(1)
 	f.Orig.Proto, f.Reply.Proto = flow.ProtoGRE, flow.ProtoGRE

@@ -12,6 +12,7 @@ import (
 // link that loses; a group only one of them knows is nobody's business, and a
 // node that stops being MASTER is not settled any more.
 func TestNativeRoutes(t *testing.T) {
+	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{Drop: 0.2})
 	a, b := nodes[0], nodes[1]
 	say := func(n *node, words ...stats.RouteWord) {
