@@ -11,7 +11,7 @@ UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v '/integration')
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build test unit race integration check fuzz bench proto demo demo-clean install-tools clean
+.PHONY: build test unit race integration check fuzz bench bench-micro proto demo demo-clean install-tools clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./host/conntrack-sync ./plugin/conntrack-sync-plugin
@@ -47,8 +47,16 @@ check:
 fuzz:
 	@sh integration/fuzz.sh $(GO) $(FUZZTIME)
 
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem ./sync/...
+# The comparison with conntrackd, as root: QUICK=1 is short, PARTS=udp,bulk only
+# some, DOCS=docs writes the table into docs/BENCHMARKS.md.
+bench: install-tools build
+	$(GO) build -trimpath -o $(BIN)/bench-run ./integration/bench
+	$(BIN)/bench-run -v -bin $(BIN) -out $(BIN)/bench $(if $(QUICK),-quick) $(if $(PARTS),-parts $(PARTS)) \
+	  $(if $(SYSTEMS),-systems $(SYSTEMS)) $(if $(REPEAT),-repeat $(REPEAT)) $(if $(DOCS),-docs $(DOCS))
+
+# The hot path alone, without root; compare two runs with benchstat.
+bench-micro:
+	$(GO) test -run '^$$' -bench . -benchmem -count=$(or $(COUNT),1) ./sync/...
 
 # The generated code is committed; `make proto` makes it anew from engine.proto.
 proto:

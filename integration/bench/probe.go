@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// prober measures how long it takes from a packet of a new flow to the first
+// datagram about it at the standby's end of the sync link.
+type prober struct {
+	lan  *sender
+	sent []int64 // wall clock, by number of the probe
+
+	mu   sync.Mutex
+	seen map[uint16]int64
+}
+
+// The destination is found again in every protocol's messages: behind the source,
+// in network byte order.
+var probeAddr = [4]byte{198, 18, 203, 251}
+
+func newProber(ns string, lan *sender) (*prober, error) {
+	p := &prober{lan: lan, seen: map[uint16]int64{}}
+	fd := 0
+	err := inNamespace(ns, func() (err error) {
+		if fd, err = packetSocket(syncDev, unix.ETH_P_ALL); err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	})
+	if err != nil {
+		return nil, err
+	}
+	go p.sniff(fd)
+	return p, nil
+}
+
+func (p *prober) due(now time.Time, since time.Duration, rate int) {
+	for want := int(since.Seconds() * float64(rate)); len(p.sent) < want; {
+		n := uint16(len(p.sent))
+		p.lan.datagram([4]byte{10, 200, byte(n >> 8), byte(n)}, probeAddr, 9999)
+		p.sent = append(p.sent, time.Now().UnixNano())
+		p.lan.flush()
+	}
+}
+
+func (p *prober) sniff(fd int) {
+	b, oob := make([]byte, 64<<10), make([]byte, 256)
+	for {
+		n, k, _, _, err := unix.Recvmsg(fd, b, oob, 0)
+		if err != nil {
+			return
+		}
+		at := stamp(oob[:k])
+		p.mu.Lock()
+		for d := b[:n]; ; {
+			i := bytes.Index(d, probeAddr[:])
+			if i < 0 {
+				break
+			}
+			if i >= 4 && d[i-4] == 10 && d[i-3] == 200 {
+				if num := be.Uint16(d[i-2:]); p.seen[num] == 0 {
+					p.seen[num] = at
+				}
+			}
+			d = d[i+4:]
+		}
+		p.mu.Unlock()
+	}
+}
+
+func stamp(oob []byte) int64 {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err == nil {
+		for _, m := range msgs {
+			if m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= 16 {
+				return int64(ne.Uint64(m.Data))*1e9 + int64(ne.Uint64(m.Data[8:]))
+			}
+		}
+	}
+	return time.Now().UnixNano()
+}
+
+func (p *prober) lags() (ms []float64, unseen int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, at := range p.sent {
+		if seen := p.seen[uint16(i)]; seen != 0 {
+			ms = append(ms, float64(seen-at)/1e6)
+		} else {
+			unseen++
+		}
+	}
+	return ms, unseen
+}
