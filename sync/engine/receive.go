@@ -67,6 +67,7 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		if r != 0 {
 			e.external.Delete(r)
 		}
+		e.endedElsewhere(&k, true)
 		e.injectFlow(k)
 		return
 	case r != 0 && t == wire.CTUpd:
@@ -80,6 +81,7 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 			e.drops.cacheFull++
 		}
 	}
+	e.endedElsewhere(&k, false)
 	if e.injecting() {
 		e.disown(&k)
 		e.injectFlow(k)
