@@ -25,7 +25,6 @@ const (
 	flagUsed uint8 = 1 << iota
 	flagDirty
 	flagKnown
-	flagEnded
 )
 
 const hasExtra = flow.HasSCTP | flow.HasDCCP | flow.HasMaster | flow.HasSeqAdj |

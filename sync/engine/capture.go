@@ -20,6 +20,7 @@ func (e *Engine) onEvents(batch []flow.Event, err error) {
 		e.overrun(err)
 		return
 	}
+	e.events += uint64(len(batch))
 	for i := range batch {
 		e.capture(now, &batch[i])
 	}
@@ -55,7 +56,6 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 		e.replace(now, r, &ev.Flow)
 	default:
 		e.internal.Merge(r, &ev.Flow)
-		e.internal.Revive(r)
 	}
 	if !ev.Own && r != 0 {
 		e.queueFlow(kind, r)

@@ -28,19 +28,19 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 	if verdict == native.Meet || l == nil {
 		l = e.meetLife(now, from, p.ID)
 	}
-	if !e.noteEpoch(f.Epoch) {
-		e.drops.malformed++
-		return
-	}
-	l.addr, l.role, l.epoch = from, f.Role, f.Epoch
-	accept := e.accepts(now, p, l)
-	if !p.Whole() && p.ID == o.followed {
+	l.role, l.epoch = f.Role, f.Epoch
+	e.noteEpoch(now, f)
+	if !p.Whole() {
 		o.proof.gapAt = now
+	}
+	accept := e.accepts(f)
+	if accept {
+		e.follow(now, p.ID)
 	}
 	for b := f.Body; ; {
 		var err error
 		if b, err = wire.NextNative(b, &o.msg); err != nil {
-			e.drops.malformed++
+			e.drops.payload++
 			return
 		}
 		if o.msg.Type == 0 {
@@ -74,14 +74,11 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 	m := &o.msg
 	switch m.Type {
 	case wire.MsgFlow, wire.MsgUpdate, wire.MsgEnd, wire.MsgEndKey, wire.MsgExpect, wire.MsgExpectEnd:
-		switch {
-		case accept:
-			e.onData(now, l)
-		case l.epoch < o.maxEpoch:
+		if !accept {
 			o.stale++
-		default:
-			o.foreign++
+			return
 		}
+		e.onData(now, l)
 	case wire.MsgReport:
 		if r, ok := wire.ParseReport(m.Body); ok && r.To == o.session.ID {
 			for _, it := range o.session.Reported(now, p, &r) {
@@ -89,9 +86,10 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			}
 		}
 	case wire.MsgBeat:
-		if b, ok := wire.ParseBeat(m.Body); ok && e.noteEpoch(b.MaxEpoch) {
+		if b, ok := wire.ParseBeat(m.Body); ok {
 			l.beat = b
-			n := e.neighbour(now, l.addr)
+			e.settleEpoch(b.MaxEpoch)
+			n := e.own.nodes[l.addr]
 			n.high, n.release = b.High, b.Release
 		}
 	case wire.MsgRoutes:
@@ -99,6 +97,6 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			l.routes = words
 		}
 	default:
-		e.onProof(now, p, m, accept && e.role != master)
+		e.onProof(now, p, m)
 	}
 }

@@ -141,6 +141,101 @@ func TestNativeOnlyWhatDiffersIsSent(t *testing.T) {
 	}
 }
 
+// TestNativeEpochs: what the former MASTER says late does not change the view of those
+// who know the new one.
+func TestNativeEpochs(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 3, udptest.Faults{})
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	churn(a, 0, 500)
+	eventually(t, "b in sync", inSync(t, b, 400))
+	eventually(t, "c in sync", inSync(t, c, 400))
+	takeOver(t, b)
+	eventually(t, "c following b", func() error {
+		for _, p := range status(t, c).Peers {
+			if p.Role == "MASTER" && p.Address == "192.0.2.2" && p.InSync != nil && *p.InSync {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", status(t, c).Peers)
+	})
+	// a has not heard of its fall, and its kernel loses everything.
+	for i := range 500 {
+		a.table.Remove(new(flowNo(i)).Key())
+	}
+	b.table.Put(flowNo(9000))
+	eventually(t, "c with b's table", mirrors(t, b, c))
+	if err := a.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a with b's table", mirrors(t, b, a))
+	if n := b.table.Len(); n != 401 {
+		t.Errorf("the MASTER's kernel has %d flows", n)
+	}
+	if s := statistics(t, c); s.Drops["older_epoch"] == 0 {
+		t.Errorf("nothing of an older epoch was seen: %v", s.Drops)
+	}
+}
+
+func takeOver(t *testing.T, n *node) {
+	t.Helper()
+	_, err := n.Commit(t.Context())
+	for _, e := range []error{n.SetRole(t.Context(), "syncgrp", "MASTER"), err, n.Flush(t.Context(), flow.Both), n.Resync(t.Context()), n.Bulk(t.Context())} {
+		if e != nil {
+			t.Fatal(e)
+		}
+	}
+}
+
+// TestNativeTwoMastersAreSeen, by either of them.
+func TestNativeTwoMastersAreSeen(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	if err := nodes[1].SetRole(t.Context(), "syncgrp", "MASTER"); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range nodes {
+		eventually(t, "the conflict", func() error {
+			if s, want := status(t, n), fmt.Sprintf("192.0.2.%d", 2-i); s.Conflict != want {
+				return fmt.Errorf("node %d sees %q, want %s", i, s.Conflict, want)
+			}
+			return nil
+		})
+	}
+}
+
+// TestNativeFlapping: roles change twenty times while flows come and go; in the end
+// both sides are equal and no flow that ended is alive.
+func TestNativeFlapping(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{Drop: 0.05, Reorder: 0.05})
+	churn(nodes[0], 0, 1000)
+	eventually(t, "proof", inSync(t, nodes[1], 800))
+	ended := 0
+	for i := range 20 {
+		m, b := nodes[(i+1)%2], nodes[i%2]
+		takeOver(t, m)
+		if err := b.SetRole(t.Context(), "syncgrp", "BACKUP"); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			m.table.Remove(new(flowNo(5*ended + 1)).Key())
+			ended++
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	m, b := nodes[0], nodes[1]
+	eventually(t, "equality", mirrors(t, m, b))
+	for i := range ended {
+		k := new(flowNo(5*i + 1)).Key()
+		if _, alive := entries(t, b, flow.External)[k]; alive {
+			if _, there := m.table.Flow(k); !there {
+				t.Fatalf("flow %d ended and is alive on the standby", 5*i+1)
+			}
+		}
+	}
+}
+
 // TestNativeFallBack: a node that speaks conntrackd's protocol alone joins, and all fall
 // back together; when it leaves they return. The view is right throughout.
 func TestNativeFallBack(t *testing.T) {

@@ -6,13 +6,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
 // drops counts what was thrown away or missed, by reason.
 type drops struct {
-	malformed  uint64
+	wire       wire.Errors // datagrams
+	payload    uint64      // messages whose content makes no sense
 	cacheFull  uint64
 	overruns   uint64
 	swept      uint64
@@ -33,6 +35,11 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 		Drops: map[string]uint64{
 			"cache_full":              e.drops.cacheFull,
 			"event_overruns":          e.drops.overruns,
+			"malformed_header":        c.Malformed,
+			"malformed_payload":       e.drops.payload,
+			"malformed_size":          e.drops.wire.BadSize,
+			"malformed_truncated":     e.drops.wire.Truncated,
+			"malformed_version":       e.drops.wire.Version,
 			"expectations_unwanted":   e.exp.ignored,
 			"expectations_masterless": e.exp.orphans,
 			"far_sequence":            c.Far + n.Far,
@@ -40,10 +47,13 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"resend_queue_full":       c.Overflow + n.Overflow,
 			"unknown_handles":         e.own.unknown,
 			"older_epoch":             e.own.stale,
-			"not_followed":            e.own.foreign,
 			"swept_after_a_copy":      e.drops.swept,
 		},
 		Excluded: e.excluded(),
+		Runtime: stats.Runtime{
+			Events: e.events, Comparisons: e.fills, EventBuffer: uint64(e.buffer.size),
+			Unacknowledged: uint64(e.unacknowledged()), ResendLimit: ftfw.ResendLimit,
+		},
 		Session: map[string]uint64{
 			"nacks_sent":    c.Nacks,
 			"resent":        c.Resent,
@@ -54,9 +64,6 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"native_late":   n.Late,
 			"report_holes":  n.Holes,
 			"repaired":      e.own.proof.repairs,
-			"audits":        e.audits,
-			"audit_repairs": e.auditRepairs,
-			"copied":        e.own.copied,
 		},
 	}
 	if e.settings.syncsExpects() {
@@ -73,6 +80,14 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 	return s, nil
 }
 
+// unacknowledged is the length of the resend queue in use.
+func (e *Engine) unacknowledged() int {
+	if e.own.on {
+		return e.own.session.Held()
+	}
+	return e.session.Unacked()
+}
+
 // block is one table's part of the statistics.
 func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
 	c := &e.session.Counters
@@ -80,7 +95,7 @@ func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
 		CacheInternal: internal,
 		Traffic:       e.traffic,
 		Channel:       e.link.Stats(),
-		Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost + e.own.session.Counters.Lost},
+		Tracking:      stats.Tracking{Malformed: e.drops.wire.Total() + e.drops.payload + c.Malformed, Lost: c.Lost + e.own.session.Counters.Lost},
 	}
 	if e.direct() {
 		m.ExternalInject = &injected
@@ -106,7 +121,7 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running && e.fill.audit.cancel == nil, Refilling: e.copyIn.asked && !e.own.on}
+	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked && !e.own.on}
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}
