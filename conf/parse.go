@@ -1,5 +1,7 @@
 package conf
 
+import "strings"
+
 // File is one configuration file; Name is what problems call it.
 type File struct {
 	Name string
@@ -46,6 +48,11 @@ func (l *loader) configured() bool { return len(l.root.kids) > 0 }
 // load applies one file. Its form is told by its first word outside comments.
 func (l *loader) load(f File) {
 	text := string(f.Data)
+	if i := strings.IndexByte(text, 0); i >= 0 {
+		at := place{file: f.Name, line: 1 + strings.Count(text[:i], "\n")}
+		l.problem(at, "", "not a text file (a zero byte; UTF-16 perhaps): write it as plain text or remove it")
+		return
+	}
 	if isVerb(firstWord(text)) {
 		l.loadSetLines(f.Name, text)
 		return

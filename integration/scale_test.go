@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,7 @@ func TestHundredThousandFlows(t *testing.T) {
 	if len(before) < 99_000 {
 		t.Fatalf("only %d flows were made", len(before))
 	}
+	streams(t, l.R[1], rs[1].sync, len(before))
 	_ = rs[0].keepalived.Stop()
 	waitRole(t, l.R[1], "MASTER")
 	wait(t, "the commit", func() (bool, error) {
@@ -72,6 +75,43 @@ func TestHundredThousandFlows(t *testing.T) {
 		t.Fatalf("status %+v, %v", s, err)
 	}
 	t.Logf("commit: %+v", *s.Commit)
+}
+
+// streams: a long list is printed without being held in memory, by the command or
+// by the daemon; the engine, which lends its cache slice by slice, may grow by a
+// little.
+func streams(t *testing.T, n *lab.Node, shim *lab.Process, entries int) {
+	t.Helper()
+	const most = 48 << 10 // kB of the command; a list of 100,000 as JSON has some 40 MB
+	daemon, engine := peak(t, shim.PID()), peak(t, plugin(t, n).PID)
+	for _, more := range [][]string{nil, {"--format", "vyatta"}, {"--json"}} {
+		args := []string{n.Binary(), "--run-dir", n.RunDir(), "show", "conntrack-sync", "cache", "external"}
+		m := must[lab.Measured](t)(n.Measure(append(args, more...)...))
+		if m.Lines < entries {
+			t.Errorf("%v: %d lines for %d entries", more, m.Lines, entries)
+		}
+		t.Logf("%v: %d bytes printed, the command's memory %d kB", more, m.Bytes, m.PeakKB)
+		if m.PeakKB > most {
+			t.Errorf("%v: the command took %d kB", more, m.PeakKB)
+		}
+	}
+	for name, grown := range map[string]int{"daemon": peak(t, shim.PID()) - daemon, "engine": peak(t, plugin(t, n).PID) - engine} {
+		t.Logf("the %s's peak grew by %d kB", name, grown)
+		if grown > most/2 {
+			t.Errorf("the %s's peak grew by %d kB", name, grown)
+		}
+	}
+}
+
+// peak is the most memory a process has had, in kB.
+func peak(t *testing.T, pid int) (kb int) {
+	t.Helper()
+	b := must[[]byte](t)(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	if _, err := fmt.Sscan(rest, &kb); err != nil {
+		t.Fatal(err)
+	}
+	return kb
 }
 
 // TestTwentyThousandNewFlowsASecond for ten seconds, while all that stand are

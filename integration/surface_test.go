@@ -421,6 +421,31 @@ func TestConntrackTable(t *testing.T) {
 	if !strings.HasPrefix(text, strings.TrimRight(heading, "\n")) {
 		t.Errorf("the heading differs:\n%s", text)
 	}
+	must[string](t)(l.Client.Run("ping", "-c", "1", lab.ServerAddr))
+	must[string](t)(l.Client.Run("ping", "-6", "-c", "1", lab.ServerAddr6))
+	four, _ := show(l.R[0], "ipv4")
+	six, _ := show(l.R[0], "ipv6")
+	for _, layout := range []struct{ text, row, has string }{
+		{four, `^\d{1,10} {1,10}[\d.]+(:\d+)? +[\d.]+(:\d+)? +(tcp \[6\] [A-Z]{2}|udp \[17\]|icmp \[1\]|vrrp \[112\]|igmp \[2\]) +\d+$`, "icmp [1]"},
+		{six, `^\d{1,10} {1,10}(\[[0-9a-f:]+\]:\d+|[0-9a-f:]+) +(\[[0-9a-f:]+\]:\d+|[0-9a-f:]+) +(tcp \[6\] [A-Z]{2}|udp \[17\]|icmpv6 \[58\]) +\d+$`, "icmpv6 [58]"},
+	} {
+		rows := strings.Split(strings.TrimSuffix(layout.text, "\n"), "\n")[5:]
+		for _, r := range rows {
+			if !regexp.MustCompile(layout.row).MatchString(r) {
+				t.Errorf("row %q", r)
+			}
+		}
+		if !strings.Contains(layout.text, layout.has) {
+			t.Errorf("no %s in\n%s", layout.has, layout.text)
+		}
+	}
+	if text, _ := show(l.R[0], "ipv4", "--format", "vyos"); !strings.HasPrefix(text, "Id ") || !strings.Contains(text, "ESTABLISHED") {
+		t.Errorf("as VyOS:\n%s", text)
+	}
+	if status := must[string](t)(l.R[0].Sync("show", "conntrack-sync", "status")); !regexp.
+		MustCompile(`(?m)^last state transition : MASTER at [A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}$`).MatchString(status) {
+		t.Errorf("status:\n%s", status)
+	}
 }
 
 // TestCacheCommand: the same flows in the active's internal and in the standby's

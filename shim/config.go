@@ -99,12 +99,18 @@ func (s *Shim) load(files []conf.File) (ok bool) {
 	k := s.lookAtKeepalived()
 	cfg, warnings, problems := conf.Parse(files, vrrp{s.opt.system, s.opt.KeepalivedConf, k})
 	var lines, names []string
+	refused := "configuration refused, the running one is kept"
+	s.view(func() {
+		if s.settings == nil {
+			refused = "configuration refused"
+		}
+	})
 	for _, w := range warnings {
 		s.log.Warn("configuration", "warning", w.String())
 	}
 	for _, p := range problems {
 		lines = append(lines, p.String())
-		s.log.Error("configuration refused, the running one is kept", "problem", p.String())
+		s.log.Error(refused, "problem", p.String())
 	}
 	for _, f := range files {
 		names = append(names, f.Name)

@@ -68,9 +68,6 @@ type Shim struct {
 	granted  int // those of them that were carried out
 
 	committing atomic.Int32 // commits that run
-	scripts    scripts      // what scripts of conntrackd asked for
-
-	stop context.CancelFunc // ends Run
 
 	groups     map[string]*group // that are followed, by name
 	keepalived vrrpwatch.Conf    // its configuration, as it was last read
@@ -105,6 +102,9 @@ func New(opt Options) *Shim {
 // running one kept.
 func (s *Shim) Run(ctx context.Context) error {
 	s.start = s.opt.Now()
+	if n := socketPathMax - len("/plugin/plugin1234567890"); len(s.opt.RunDir) > n {
+		return fmt.Errorf("the run directory's path has %d bytes, at most %d leave room for its sockets; choose a shorter --run-dir", len(s.opt.RunDir), n)
+	}
 	if err := s.makeDirs(); err != nil {
 		return err
 	}
@@ -118,7 +118,6 @@ func (s *Shim) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.stop = cancel
 	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.serveControl, s.supervise}
 	errs := make(chan error, len(parts))
 	for _, part := range parts {
@@ -152,13 +151,17 @@ func (s *Shim) view(fn func()) <-chan struct{} {
 	return s.wake
 }
 
+// socketPathMax is the longest path of a unix socket, its terminating zero not
+// counted.
+const socketPathMax = 107
+
 func (s *Shim) makeDirs() error {
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
 	}{{s.opt.RunDir, 0o755}, {s.opt.StateDir, 0o755}, {s.recordDir(), 0o755}, {s.socketDir(), 0o700}} {
 		if err := os.MkdirAll(d.path, d.mode); err != nil {
-			return fmt.Errorf("create directory: %w", err)
+			return fmt.Errorf("create directory: %w; --run-dir and --state-dir name others", err)
 		}
 		if err := os.Chmod(d.path, d.mode); err != nil {
 			return fmt.Errorf("set mode of directory: %w", err)
@@ -175,7 +178,7 @@ func (s *Shim) giveStateDir() error {
 	}
 	u, err := user.Lookup(s.opt.StateOwner)
 	if err != nil {
-		return fmt.Errorf("state owner: %w", err)
+		return fmt.Errorf("state owner: %w; --state-owner must name a user of this machine", err)
 	}
 	uid, _ := strconv.Atoi(u.Uid)
 	gid, _ := strconv.Atoi(u.Gid)

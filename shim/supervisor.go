@@ -253,9 +253,12 @@ type sink struct{ l *slog.Logger }
 var levels = map[hclog.Level]slog.Level{hclog.Trace: slog.LevelDebug, hclog.Debug: slog.LevelDebug,
 	hclog.Warn: slog.LevelWarn, hclog.Error: slog.LevelError}
 
+// toldAlready are lines of go-plugin's about what the supervisor says itself.
+var toldAlready = map[string]bool{"plugin process exited": true, "plugin failed to exit gracefully": true}
+
 // Accept is called by hclog for each line.
 func (s sink) Accept(name string, level hclog.Level, msg string, args ...any) {
-	if level < hclog.Info {
+	if level < hclog.Info || toldAlready[msg] {
 		return
 	}
 	kept := make([]any, 0, len(args))

@@ -68,7 +68,10 @@ func (f *fifo) open() error {
 		}
 		f.close()
 	}
-	if err := syscall.Mkfifo(f.path, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
+	switch err := syscall.Mkfifo(f.path, 0o600); {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("make %s: %w; create its directory or name another fifo", f.path, err)
+	case err != nil && !errors.Is(err, os.ErrExist):
 		return fmt.Errorf("make %s: %w", f.path, err)
 	}
 	info, err := os.Stat(f.path)

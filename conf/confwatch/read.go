@@ -90,7 +90,7 @@ func readFile(path string) (data []byte, ok bool, err error) {
 		return nil, false, err
 	}
 	if len(data) > MaxFileSize {
-		return nil, false, fmt.Errorf("%s is larger than %d bytes", path, MaxFileSize)
+		return nil, false, fmt.Errorf("%s is larger than %d bytes, which no configuration is; remove it", path, MaxFileSize)
 	}
 	return data, true, nil
 }
@@ -105,6 +105,7 @@ func openError(path string, err error) error {
 		if _, gone := os.Lstat(path); errors.Is(gone, fs.ErrNotExist) {
 			return nil
 		}
+		return fmt.Errorf("%s is a symbolic link to nothing; remove it or mend its target: %w", path, err)
 	}
 	return err
 }

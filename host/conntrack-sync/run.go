@@ -43,7 +43,7 @@ func runCommand(o *options) *cobra.Command {
 		if h.Plugin == "" {
 			h.Plugin = o.findPlugin()
 		}
-		if _, err := os.Stat(h.Plugin); err != nil {
+		if err := usable(h.Plugin); err != nil {
 			return fmt.Errorf("engine binary: %w; name it with --plugin", err)
 		}
 		l := newLogger(o.stderr, syslogPath)
@@ -63,6 +63,18 @@ func (o *options) findPlugin() string {
 	return filepath.Join(libexec, pluginName)
 }
 
+// usable reports why a file cannot be run as the engine.
+func usable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("%s is not an executable file", path)
+	}
+	return nil
+}
+
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
@@ -75,7 +87,7 @@ func checkCommand(o *options) *cobra.Command {
 	c.Flags().StringVar(&keepalived, "keepalived-conf", defaultKeepalived, "keepalived's configuration")
 	c.RunE = func(*cobra.Command, []string) error {
 		files, err := confwatch.Read(confDir)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && !exists(confDir) {
 			return fmt.Errorf("%w; create it, or name another directory with --conf-dir", err)
 		}
 		if err != nil {

@@ -196,7 +196,10 @@ func (n *Node) Active() (internal, external uint64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	return s.Main.CacheInternal.Active, s.Main.CacheExternal.Active, nil
+	if s.Main.CacheExternal != nil { // nil with disable-external-cache
+		external = s.Main.CacheExternal.Active
+	}
+	return s.Main.CacheInternal.Active, external, nil
 }
 
 // Expects are the expectations of a cache.

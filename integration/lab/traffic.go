@@ -35,7 +35,7 @@ func Main() {
 }
 
 var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast,
-	"sniff": sniff, "raw": rawSocket, "ftp-server": ftpServer, "ftp-client": ftpClient}
+	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient}
 
 // program is this binary as one of the lab's programs.
 func (n *Node) program(words ...any) *exec.Cmd {
@@ -54,8 +54,11 @@ const (
 
 // Serve starts the server, paced downloads and echoes, and waits until it
 // listens.
-func (l *Lab) Serve() (*Process, error) {
-	p, err := l.Server.start("server", l.Server.program("serve"))
+func (l *Lab) Serve() (*Process, error) { return l.Server.Serve() }
+
+// Serve starts the server on another node.
+func (n *Node) Serve() (*Process, error) {
+	p, err := n.start("server", n.program("serve"))
 	if err != nil {
 		return nil, err
 	}

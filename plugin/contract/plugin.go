@@ -2,7 +2,9 @@ package contract
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
 	"github.com/hashicorp/go-hclog"
@@ -65,7 +67,7 @@ func Serve(engine Engine, detached func()) {
 func Connect(ctx context.Context, p *goplugin.Client) (e Engine, gone <-chan struct{}, err error) {
 	rpc, err := p.Client()
 	if err != nil {
-		return nil, nil, fmt.Errorf("launch the engine: %w", err)
+		return nil, nil, fmt.Errorf("launch the engine: %w", launchError(err))
 	}
 	raw, err := rpc.Dispense(Name)
 	if err != nil {
@@ -76,4 +78,18 @@ func Connect(ctx context.Context, p *goplugin.Client) (e Engine, gone <-chan str
 		return nil, nil, fmt.Errorf("attach to the engine: %w", err)
 	}
 	return c, gone, nil
+}
+
+// launchError is what go-plugin says in paragraphs, in one line.
+func launchError(err error) error {
+	first, _, more := strings.Cut(strings.TrimSpace(err.Error()), "\n")
+	switch {
+	case strings.HasPrefix(first, "Unrecognized remote plugin message"):
+		return errors.New("the program is no engine or ended at once; install both programs of one release, or name the engine with --plugin")
+	case strings.Contains(first, "ncompatible"):
+		return fmt.Errorf("%s; install both programs of one release", first)
+	case more:
+		return errors.New(first)
+	}
+	return err
 }

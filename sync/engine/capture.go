@@ -20,7 +20,6 @@ func (e *Engine) onEvents(batch []flow.Event, err error) {
 		e.overrun(err)
 		return
 	}
-	e.events += uint64(len(batch))
 	for i := range batch {
 		e.capture(now, &batch[i])
 	}

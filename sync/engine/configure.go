@@ -184,6 +184,7 @@ func (e *Engine) refreshFilter() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	next := newFilter(e.settings, local, e.syncAddrs(), e.filter.excluded)
+	next.inherit(&e.filter)
 	if next.equal(&e.filter) {
 		return nil
 	}

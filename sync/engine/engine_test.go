@@ -370,6 +370,30 @@ func TestTableFullIsReported(t *testing.T) {
 	}
 }
 
+// TestFormerLink: the kernel keeps the flow of the sync link's datagrams for a
+// while when the link has moved to another group; it is no flow to replicate.
+func TestFormerLink(t *testing.T) {
+	la, _ := udptest.Pair(7, udptest.Faults{})
+	n := start(t, kerneltest.New(), la)
+	s := settings()
+	s.McastGroup = netip.MustParseAddr("225.0.0.99")
+	if err := n.Configure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []uint16{conf.DefaultPort, 5000} {
+		f := flow.Flow{Orig: flow.MakeTuple(flow.ProtoUDP, netip.MustParseAddr("192.0.2.2"), conf.DefaultMcastGroup, 40000, port), Has: flow.HasReply | flow.HasStatus}
+		f.Reply = f.Orig.Inverse()
+		n.table.Put(f)
+	}
+	eventually(t, "one of the link and one of somebody else's", func() error {
+		st, err := n.Statistics(t.Context())
+		if err != nil || st.Excluded["sync-link"] != 1 || st.Main.CacheInternal.Active != 1 {
+			return fmt.Errorf("%v, %d entries, %w", st.Excluded, st.Main.CacheInternal.Active, err)
+		}
+		return nil
+	})
+}
+
 // TestExcludedFlows: what is never replicated, counted by class.
 func TestExcludedFlows(t *testing.T) {
 	t.Parallel()

@@ -48,7 +48,22 @@ type filter struct {
 	ignore   []netip.Prefix
 	own      map[address]class
 	group    address
+	ends     map[end]bool     // of the sync link, former ones too
 	excluded *[classes]uint64 // flows seen, by class
+}
+
+// end is where datagrams of the sync link are sent. The kernel keeps their flows
+// for a while when the link moved elsewhere.
+type end struct {
+	address
+	port uint16
+}
+
+// inherit remembers the ends the link had under an earlier configuration.
+func (f *filter) inherit(old *filter) {
+	for at := range old.ends {
+		f.ends[at] = true
+	}
 }
 
 // newFilter makes the filter of the settings on a host with these addresses,
@@ -58,7 +73,7 @@ func newFilter(s *settings, local, syncAddrs []netip.Addr, excluded *[classes]ui
 		excluded = new([classes]uint64)
 	}
 	f := filter{made: true, all: len(s.AcceptProtocols) == 0, ignore: s.IgnoreAddresses,
-		own: map[address]class{}, excluded: excluded}
+		own: map[address]class{}, ends: map[end]bool{}, excluded: excluded}
 	for _, p := range s.AcceptProtocols {
 		f.accept[p] = true
 	}
@@ -76,6 +91,12 @@ func newFilter(s *settings, local, syncAddrs []netip.Addr, excluded *[classes]ui
 	for _, i := range s.Interfaces {
 		if i.Peer.IsValid() {
 			f.own[packAddress(i.Peer)] = classSyncLink
+			f.ends[end{packAddress(i.Peer), i.Port}] = true
+		} else {
+			f.ends[end{packAddress(s.McastGroup), i.Port}] = true
+		}
+		for _, a := range syncAddrs {
+			f.ends[end{packAddress(a), i.Port}] = true
 		}
 	}
 	if s.Multicast() {
@@ -86,7 +107,7 @@ func newFilter(s *settings, local, syncAddrs []netip.Addr, excluded *[classes]ui
 
 func (f *filter) equal(o *filter) bool {
 	return f.made == o.made && f.accept == o.accept && f.all == o.all && f.group == o.group &&
-		slices.Equal(f.ignore, o.ignore) && maps.Equal(f.own, o.own)
+		slices.Equal(f.ignore, o.ignore) && maps.Equal(f.own, o.own) && maps.Equal(f.ends, o.ends)
 }
 
 // class puts the flow into its class without counting it.
@@ -105,7 +126,7 @@ func (f *filter) class(fl *flow.Flow) class {
 			return c
 		}
 	}
-	if dst == f.group {
+	if dst == f.group || fl.Orig.Proto == flow.ProtoUDP && f.ends[end{dst, fl.Orig.Dport}] {
 		return classSyncLink
 	}
 	if c, ok := f.own[src]; ok {

@@ -17,9 +17,7 @@ func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
 	for i, d := range batch {
 		var errs wire.Errors
 		e.msgs, errs = wire.Split(d, e.msgs[:0])
-		e.drops.wire.Truncated += errs.Truncated
-		e.drops.wire.BadSize += errs.BadSize
-		e.drops.wire.Version += errs.Version
+		e.drops.malformed += errs.Total()
 		if len(e.msgs) == 0 {
 			continue
 		}
@@ -52,7 +50,7 @@ func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
 			continue
 		}
 		if err := wire.ParseFlow(m.Body, &e.scratch); err != nil {
-			e.drops.payload++
+			e.drops.malformed++
 			continue
 		}
 		e.apply(now, m.Type, &e.scratch)

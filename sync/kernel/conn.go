@@ -49,15 +49,6 @@ func Open(log *slog.Logger) (*Conn, error) {
 	return &Conn{log: log, events: ev, apply: w}, nil
 }
 
-// OpenWriter opens access for changes alone: no events are collected.
-func OpenWriter() (*Conn, error) {
-	w, err := newWriter()
-	if err != nil {
-		return nil, err
-	}
-	return &Conn{log: slog.New(slog.DiscardHandler), apply: w}, nil
-}
-
 func openEvents() (*netlink.Conn, error) {
 	c, err := dial()
 	if err != nil {
@@ -66,11 +57,11 @@ func openEvents() (*netlink.Conn, error) {
 	// Reliable delivery of the end of flows: the kernel keeps an ended flow
 	// until this socket has heard of it.
 	if err := c.SetOption(netlink.BroadcastError, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("ask for reliable events (needs CAP_NET_ADMIN): %w", err), c.Close())
+		return nil, errors.Join(fmt.Errorf("ask for reliable events (run conntrack-sync as root or give it CAP_NET_ADMIN): %w", err), c.Close())
 	}
 	for _, g := range []uint32{groupNew, groupUpdate, groupDestroy, groupExpectNew, groupExpectDestroy} {
 		if err := c.JoinGroup(g); err != nil {
-			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events (needs CAP_NET_ADMIN): %w", err), c.Close())
+			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events (run conntrack-sync as root or give it CAP_NET_ADMIN): %w", err), c.Close())
 		}
 	}
 	return c, nil
@@ -85,12 +76,7 @@ func dial() (*netlink.Conn, error) {
 }
 
 // Close closes the sockets; Events and changes that run end with an error.
-func (c *Conn) Close() error {
-	if c.events == nil {
-		return c.apply.close()
-	}
-	return errors.Join(c.events.Close(), c.apply.close())
-}
+func (c *Conn) Close() error { return errors.Join(c.events.Close(), c.apply.close()) }
 
 // SetEventBuffer asks for room for events, in bytes of the kernel's accounting
 // (some 1,280 an event), and returns what was given. The kernel doubles what

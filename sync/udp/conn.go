@@ -243,13 +243,20 @@ func (c *Conn) listen(at netip.AddrPort) (*net.UDPConn, error) {
 		return nil, err
 	}
 	if err := unix.Bind(fd, c.sockaddr(at)); err != nil {
-		return nil, fmt.Errorf("bind: %w", err)
+		return nil, fmt.Errorf("bind: %w%s", err, remedies[err])
 	}
 	pc, err := net.FilePacketConn(f)
 	if err != nil {
 		return nil, err
 	}
 	return pc.(*net.UDPConn), nil
+}
+
+// remedies are what can be done about an address that cannot be bound.
+var remedies = map[error]string{
+	unix.EADDRINUSE:    "; stop the program that uses it (ss -ulnp names it) or choose another port",
+	unix.EADDRNOTAVAIL: "; assign the address to the interface or change listen-address",
+	unix.EACCES:        "; choose a port above 1023 or run conntrack-sync as root",
 }
 
 func (c *Conn) sockaddr(at netip.AddrPort) unix.Sockaddr {
