@@ -56,6 +56,16 @@ func until(what string, ok func() bool) error {
 	return fmt.Errorf("waited in vain for %s", what)
 }
 
+// until is until for something the program does; what it printed goes into the error.
+func (p *process) until(what string, ok func() bool) error {
+	err := until(what, ok)
+	if err != nil {
+		out, _ := os.ReadFile(p.log)
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return err
+}
+
 // conntrackdPair has the buffers its operators give it under load.
 type conntrackdPair struct{ bed *bed }
 
@@ -100,12 +110,12 @@ func (s *conntrackdPair) startOn(ns string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = os.Remove(conf + ".lock") // of one that was killed
+	_, _ = os.Remove(conf+".lock"), os.Remove(conf+".sock") // of one that was killed
 	p, err := s.bed.start(ns, s.bed.daemonsCPU, "conntrackd-"+ns, "conntrackd", "-C", conf)
 	if err != nil {
 		return nil, err
 	}
-	return p, until("conntrackd", func() bool { _, err := s.ask(ns, "-s"); return err == nil })
+	return p, p.until("conntrackd", func() bool { _, err := s.ask(ns, "-s"); return err == nil })
 }
 
 func (s *conntrackdPair) ask(ns string, args ...string) ([]byte, error) {
@@ -200,7 +210,7 @@ func (s *floorPair) startOn(ns string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, until("the floor", func() bool { b, _ := os.ReadFile(p.log); return bytes.Contains(b, []byte("ready")) })
+	return p, p.until("the floor", func() bool { b, _ := os.ReadFile(p.log); return bytes.Contains(b, []byte("ready")) })
 }
 
 func (s *floorPair) ready() error  { return nil }
@@ -240,39 +250,41 @@ set service conntrack-sync interface '` + syncDev + `'
 func (s *ourPair) dir(ns string) string          { return s.bed.file("run-" + ns) }
 func (s *ourPair) client(ns string) *shim.Client { return shim.Dial(s.dir(ns)) }
 
-func (s *ourPair) startActive() (*process, error)  { return s.startOn(s.bed.a, "MASTER") }
-func (s *ourPair) startStandby() (*process, error) { return s.startOn(s.bed.b, "BACKUP") }
+func (s *ourPair) startActive() (*process, error)  { return s.startOn(s.bed.a) }
+func (s *ourPair) startStandby() (*process, error) { return s.startOn(s.bed.b) }
 
-// startOn starts a node to which keepalived has given its role already.
-func (s *ourPair) startOn(ns, role string) (*process, error) {
+func (s *ourPair) startOn(ns string) (*process, error) {
 	dir := s.dir(ns)
-	conf, state, bin := filepath.Join(dir, "conf.d"), filepath.Join(dir, "state"), filepath.Join(s.bin, "conntrack-sync")
-	for _, d := range []string{conf, state} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
+	conf := filepath.Join(dir, "conf.d")
+	if err := os.MkdirAll(conf, 0o755); err != nil {
+		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(conf, "sync.conf"), []byte(ourConf), 0o644); err != nil {
 		return nil, err
 	}
-	if err := sh(bin, "notify", "--state-dir", state, "GROUP", "g", role, "100"); err != nil {
-		return nil, err
-	}
-	p, err := s.bed.start(ns, s.bed.daemonsCPU, "ours-"+ns, bin, "run", "--run-dir", dir, "--conf-dir", conf,
-		"--state-dir", state, "--keepalived-conf", filepath.Join(dir, "none"), "--syslog", filepath.Join(dir, "none"))
+	p, err := s.bed.start(ns, s.bed.daemonsCPU, "ours-"+ns, s.command(), "run", "--run-dir", dir, "--conf-dir", conf,
+		"--state-dir", filepath.Join(dir, "state"), "--keepalived-conf", filepath.Join(dir, "none"), "--syslog", filepath.Join(dir, "none"))
 	if err != nil {
 		return nil, err
 	}
-	return p, until("role "+role, func() bool {
+	return p, p.until("conntrack-sync", func() bool {
 		st, err := s.client(ns).Status(context.Background())
-		return err == nil && st.Role == role
+		return err == nil && st.Plugin.PID != 0
 	})
 }
 
+func (s *ourPair) command() string { return filepath.Join(s.bin, "conntrack-sync") }
+
+// ready gives both their roles, as keepalived would, and waits until they agree.
 func (s *ourPair) ready() error {
+	for ns, role := range map[string]string{s.bed.a: "MASTER", s.bed.b: "BACKUP"} {
+		if err := sh(s.command(), "notify", "--state-dir", filepath.Join(s.dir(ns), "state"), "GROUP", "g", role, "100"); err != nil {
+			return err
+		}
+	}
 	return until("proof", func() bool {
 		st, err := s.client(s.bed.b).Status(context.Background())
-		return err == nil && st.View != nil && st.View.InSync
+		return err == nil && st.Role == "BACKUP" && st.View != nil && st.View.InSync
 	})
 }
 

@@ -24,7 +24,7 @@ import (
 // Conn is access to the tables of flows and of expectations. It needs CAP_NET_ADMIN.
 type Conn struct {
 	log    *slog.Logger
-	events *netlink.Conn
+	events *eventSocket
 	apply  *writer
 
 	truncated uint64
@@ -47,24 +47,6 @@ func Open(log *slog.Logger) (*Conn, error) {
 		return nil, errors.Join(err, w.close())
 	}
 	return &Conn{log: log, events: ev, apply: w}, nil
-}
-
-func openEvents() (*netlink.Conn, error) {
-	c, err := dial()
-	if err != nil {
-		return nil, err
-	}
-	// Reliable delivery of the end of flows: the kernel keeps an ended flow
-	// until this socket has heard of it.
-	if err := c.SetOption(netlink.BroadcastError, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("ask for reliable events (run conntrack-sync as root or give it CAP_NET_ADMIN): %w", err), c.Close())
-	}
-	for _, g := range []uint32{groupNew, groupUpdate, groupDestroy, groupExpectNew, groupExpectDestroy} {
-		if err := c.JoinGroup(g); err != nil {
-			return nil, errors.Join(fmt.Errorf("subscribe to conntrack events (run conntrack-sync as root or give it CAP_NET_ADMIN): %w", err), c.Close())
-		}
-	}
-	return c, nil
 }
 
 func dial() (*netlink.Conn, error) {
@@ -133,7 +115,7 @@ func (c *Conn) WatchAddrs(ctx context.Context, fn func()) error {
 
 // interrupt makes the end of ctx unblock a read of nl; the returned function
 // undoes it.
-func interrupt(ctx context.Context, nl *netlink.Conn) (stop func()) {
+func interrupt(ctx context.Context, nl interface{ SetReadDeadline(time.Time) error }) (stop func()) {
 	s := context.AfterFunc(ctx, func() { _ = nl.SetReadDeadline(time.Unix(1, 0)) })
 	return func() { s() }
 }
@@ -162,7 +144,7 @@ type reader struct {
 }
 
 // newReader makes a reader of n datagrams of at most size bytes a call.
-func newReader(nl *netlink.Conn, n, size int) (*reader, error) {
+func newReader(nl syscall.Conn, n, size int) (*reader, error) {
 	raw, err := nl.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("netlink socket: %w", err)

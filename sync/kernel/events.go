@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"golang.org/x/sys/unix"
@@ -16,9 +17,10 @@ const (
 )
 
 // Events reads conntrack events until ctx ends and hands them over in the
-// kernel's order, flows and expectations mixed: at once when there are few, up
-// to 1024 when the reader is behind. The slice is reused. Lost events come as
-// flow.ErrOverrun, then reading goes on. Call it once.
+// kernel's order, flows and expectations mixed: at once when there are few; under
+// load, from 2,000 a second on, those of 4 to 7 ms, and up to 1024 when the reader
+// is behind. The slice is reused. Lost events come as flow.ErrOverrun, then reading
+// goes on. Call it once.
 //
 // Of expectations, those that end with their master or make room for a newer
 // one are nobody's own, whoever caused it: the kernel does not say.
@@ -30,7 +32,12 @@ func (c *Conn) Events(ctx context.Context, fn func(batch []flow.Event, err error
 	defer interrupt(ctx, c.events)()
 	l := &listener{conn: c, r: r, d: newDecoder(), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid}
 	for {
+		if err := l.wait(); err != nil {
+			return cause(ctx, fmt.Errorf("wait for conntrack events: %w", err))
+		}
 		err := l.fill()
+		l.read = time.Now()
+		l.pace.took(l.read, len(l.batch))
 		if len(l.batch) > 0 {
 			fn(l.batch, nil)
 		}
@@ -49,23 +56,42 @@ type listener struct {
 	d     *decoder
 	batch []flow.Event
 	own   uint32
+	pace  pace
+	read  time.Time // when the last batch was
+	full  bool      // the last batch left something behind
 }
 
-// fill waits for events and takes what is there, as long as it fits.
+// wait returns when events are to be read.
+func (l *listener) wait() error {
+	if l.full {
+		return nil
+	}
+	gather := l.pace.gather()
+	if gather == 0 {
+		return l.conn.events.wait()
+	}
+	if left := gather - time.Since(l.read); left > 0 {
+		return l.conn.events.sleep(left)
+	}
+	return nil
+}
+
+// fill takes what is there, as long as it fits.
 func (l *listener) fill() error {
-	l.batch = l.batch[:0]
-	for poll := false; len(l.batch)+eventReads <= cap(l.batch); poll = true {
-		n, err := l.r.read(poll)
+	l.batch, l.full = l.batch[:0], false
+	for len(l.batch)+eventReads <= cap(l.batch) {
+		n, err := l.r.read(true)
 		if err != nil {
 			return err
 		}
 		for i := range n {
 			l.take(i)
 		}
-		if n < eventReads && len(l.batch) > 0 {
+		if n < eventReads {
 			return nil
 		}
 	}
+	l.full = true
 	return nil
 }
 

@@ -1,0 +1,40 @@
+package kernel
+
+import (
+	"testing"
+	"time"
+)
+
+// TestPace: an event now and then, or a handshake's few, are read at once; a stream
+// gathers for a bounded time, and after it has ended events are read at once again.
+func TestPace(t *testing.T) {
+	for _, c := range []struct {
+		every time.Duration
+		n     int // events each time
+		want  time.Duration
+	}{
+		{time.Second, 1, 0},
+		{100 * time.Millisecond, 6, 0},
+		{10 * time.Millisecond, 10, 0},
+		{time.Millisecond, 3, gatherMost},
+		{time.Millisecond, 12, 64 * time.Second / 12000},
+		{time.Millisecond, 40, gatherLeast},
+		{time.Millisecond, 1000, gatherLeast},
+	} {
+		p, now := pace{}, time.Unix(1, 0)
+		for range 100 {
+			now = now.Add(c.every)
+			p.took(now, c.n)
+		}
+		if got := p.gather(); (got - c.want).Abs() > 500*time.Microsecond {
+			t.Errorf("%d events every %v: gathers for %v, want %v", c.n, c.every, got, c.want)
+		}
+		for range 10 { // it finds nothing
+			now = now.Add(gatherMost)
+			p.took(now, 0)
+		}
+		if got := p.gather(); got != 0 {
+			t.Errorf("%d events every %v, then a pause: gathers for %v", c.n, c.every, got)
+		}
+	}
+}
