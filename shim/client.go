@@ -58,6 +58,9 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 		if json.NewDecoder(resp.Body).Decode(&f) != nil || f.Error == "" {
 			return nil, fmt.Errorf("conntrack-sync answers %s", resp.Status)
 		}
+		if f.Error == ErrNoEngine.Error() {
+			return nil, ErrNoEngine
+		}
 		return nil, errors.New(f.Error)
 	}
 	return resp, nil
@@ -92,8 +95,9 @@ func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")
 }
 
-// Do runs one of the other verbs: flush (with ?table=), resync, bulk,
-// request-resync, shorten-timers, restart, reset (with ?cache=).
+// Do runs one of the verbs: commit, flush (with ?table=), resync, bulk,
+// request-resync, shorten-timers, restart, reset (with ?cache=), stop. With
+// ?by=conntrackd it counts as made by a script of conntrackd's.
 func (c *Client) Do(ctx context.Context, verb string) error {
 	_, err := get[struct{}](ctx, c, http.MethodPost, "/"+verb)
 	return err

@@ -20,7 +20,7 @@ var (
 	ErrNotRunning = errors.New("conntrack-sync is not running")
 	//lint:ignore ST1005 the text is VyOS's, which operators and scripts know
 	ErrNotConfigured = errors.New("conntrack-sync is not configured!")
-	errNoEngine      = errors.New("the engine is not running at the moment; see the log, it is started again by itself")
+	ErrNoEngine      = errors.New("the engine is not running at the moment; see the log, it is started again by itself")
 )
 
 func socketPath(runDir string) string { return filepath.Join(runDir, "control.sock") }
@@ -69,6 +69,11 @@ func (s *Shim) routes() http.Handler {
 			return
 		}
 		answer(w, struct{}{}, s.restart(r.Context()))
+	})
+	m.HandleFunc("POST /stop", func(w http.ResponseWriter, _ *http.Request) {
+		s.log.Info("stopping as asked over the control socket")
+		answer(w, struct{}{}, nil)
+		s.stop()
 	})
 	m.HandleFunc("POST /reset", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
 		reset := resetExternal
@@ -119,8 +124,11 @@ func (s *Shim) withEngine(fn func(http.ResponseWriter, *http.Request, contract.E
 		case !configured:
 			answer(w, nil, ErrNotConfigured)
 		case e == nil:
-			answer(w, nil, errNoEngine)
+			answer(w, nil, ErrNoEngine)
 		default:
+			if r.FormValue("by") == "conntrackd" {
+				s.scriptAsks(r.Context(), e, r.URL)
+			}
 			fn(w, r, e)
 		}
 	}

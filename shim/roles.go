@@ -20,19 +20,25 @@ func (s *Shim) onRole(c vrrpwatch.Change) {
 	if !known {
 		return
 	}
-	host, _ := os.Hostname()
-	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
-	if first {
-		if err := s.recordTransition(c); err != nil {
-			s.log.Error("record the transition", "err", err)
-		}
-	}
+	s.sayRole(c, first)
 	s.change(func() {
 		if g := s.groups[c.Group]; g != nil {
 			g.role, g.since = c, s.opt.Now()
 			g.serial++
 		}
 	})
+}
+
+// sayRole logs a transition, and records it if it is the sync-group's.
+func (s *Shim) sayRole(c vrrpwatch.Change, record bool) {
+	host, _ := os.Hostname()
+	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
+	if !record {
+		return
+	}
+	if err := s.recordTransition(c); err != nil {
+		s.log.Error("record the transition", "err", err)
+	}
 }
 
 // lastTransition is a file of one line, VyOS's.

@@ -68,6 +68,9 @@ type Shim struct {
 	granted  int // those of them that were carried out
 
 	committing atomic.Int32 // commits that run
+	scripts    scripts      // what scripts of conntrackd asked for
+
+	stop context.CancelFunc // ends Run
 
 	groups     map[string]*group // that are followed, by name
 	keepalived vrrpwatch.Conf    // its configuration, as it was last read
@@ -118,6 +121,7 @@ func (s *Shim) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.stop = cancel
 	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.serveControl, s.supervise}
 	errs := make(chan error, len(parts))
 	for _, part := range parts {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -29,9 +30,18 @@ type env struct {
 func main() {
 	started := time.Now() // of a notification; the first thing that happens
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	code := run(ctx, env{stdout: os.Stdout, stderr: os.Stderr, now: func() time.Time { return started }, executable: os.Executable}, os.Args[1:])
+	code := run(ctx, env{stdout: os.Stdout, stderr: os.Stderr, now: func() time.Time { return started }, executable: os.Executable}, verbs(os.Args))
 	stop()
 	os.Exit(code)
+}
+
+// verbs are the words of a command line. Called as conntrackd, the program does
+// what that does.
+func verbs(argv []string) []string {
+	if filepath.Base(argv[0]) == conntrackdName {
+		return append([]string{conntrackdName}, argv[1:]...)
+	}
+	return argv[1:]
 }
 
 // usageError makes the exit status 2.
@@ -79,7 +89,7 @@ func newRoot(e *env) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	o := &options{env: e}
 	root.PersistentFlags().StringVar(&o.runDir, "run-dir", defaultRunDir, "directory of the control socket")
-	root.AddCommand(runCommand(o), checkCommand(o), importCommand(o), notifyCommand(o), showCommand(o), versionCommand(o))
+	root.AddCommand(runCommand(o), checkCommand(o), importCommand(o), conntrackdCommand(o), notifyCommand(o), showCommand(o), versionCommand(o))
 	root.AddCommand(verbCommands(o)...)
 	return root
 }

@@ -20,6 +20,7 @@ func (e *Engine) onEvents(batch []flow.Event, err error) {
 		e.overrun(err)
 		return
 	}
+	e.events += uint64(len(batch))
 	for i := range batch {
 		e.capture(now, &batch[i])
 	}

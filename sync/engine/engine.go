@@ -127,6 +127,8 @@ type Engine struct {
 	advert    []byte // what goes behind control messages
 	own       spoken
 	drops     drops
+	events    uint64 // of the kernel
+	fills     uint64 // comparisons with the kernel's table
 	traffic   stats.Traffic
 	fill      fill
 	flushedAt time.Time

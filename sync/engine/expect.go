@@ -109,7 +109,7 @@ func (e *Engine) resendExpect(k flow.Key) {
 func (e *Engine) deliverExpect(now time.Time, m *wire.Message) {
 	var x flow.Expect
 	if err := wire.ParseExpect(m.Body, &x); err != nil {
-		e.drops.malformed++
+		e.drops.payload++
 		return
 	}
 	switch {

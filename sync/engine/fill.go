@@ -58,6 +58,7 @@ func (e *Engine) beginFill() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.internal.NewGeneration()
+	e.fills++
 	e.fill = fill{done: e.fill.done, running: true, buried: map[flow.Key]uint32{}}
 }
 

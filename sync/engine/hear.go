@@ -40,7 +40,7 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 	for b := f.Body; ; {
 		var err error
 		if b, err = wire.NextNative(b, &o.msg); err != nil {
-			e.drops.malformed++
+			e.drops.payload++
 			return
 		}
 		if o.msg.Type == 0 {

@@ -17,7 +17,9 @@ func (e *Engine) onDatagrams(batch [][]byte, from []netip.AddrPort) {
 	for i, d := range batch {
 		var errs wire.Errors
 		e.msgs, errs = wire.Split(d, e.msgs[:0])
-		e.drops.malformed += errs.Total()
+		e.drops.wire.Truncated += errs.Truncated
+		e.drops.wire.BadSize += errs.BadSize
+		e.drops.wire.Version += errs.Version
 		if len(e.msgs) == 0 {
 			continue
 		}
@@ -50,7 +52,7 @@ func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
 			continue
 		}
 		if err := wire.ParseFlow(m.Body, &e.scratch); err != nil {
-			e.drops.malformed++
+			e.drops.payload++
 			continue
 		}
 		e.apply(now, m.Type, &e.scratch)

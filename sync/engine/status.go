@@ -6,13 +6,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
 // drops counts what was thrown away or missed, by reason.
 type drops struct {
-	malformed  uint64
+	wire       wire.Errors // datagrams
+	payload    uint64      // messages whose content makes no sense
 	cacheFull  uint64
 	overruns   uint64
 	swept      uint64
@@ -33,6 +35,11 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 		Drops: map[string]uint64{
 			"cache_full":              e.drops.cacheFull,
 			"event_overruns":          e.drops.overruns,
+			"malformed_header":        c.Malformed,
+			"malformed_payload":       e.drops.payload,
+			"malformed_size":          e.drops.wire.BadSize,
+			"malformed_truncated":     e.drops.wire.Truncated,
+			"malformed_version":       e.drops.wire.Version,
 			"expectations_unwanted":   e.exp.ignored,
 			"expectations_masterless": e.exp.orphans,
 			"far_sequence":            c.Far + n.Far,
@@ -43,6 +50,10 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"swept_after_a_copy":      e.drops.swept,
 		},
 		Excluded: e.excluded(),
+		Runtime: stats.Runtime{
+			Events: e.events, Comparisons: e.fills, EventBuffer: uint64(e.buffer.size),
+			Unacknowledged: uint64(e.unacknowledged()), ResendLimit: ftfw.ResendLimit,
+		},
 		Session: map[string]uint64{
 			"nacks_sent":    c.Nacks,
 			"resent":        c.Resent,
@@ -69,6 +80,14 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 	return s, nil
 }
 
+// unacknowledged is the length of the resend queue in use.
+func (e *Engine) unacknowledged() int {
+	if e.own.on {
+		return e.own.session.Held()
+	}
+	return e.session.Unacked()
+}
+
 // block is one table's part of the statistics.
 func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
 	c := &e.session.Counters
@@ -76,7 +95,7 @@ func (e *Engine) block(internal, external, injected stats.Cache) stats.Main {
 		CacheInternal: internal,
 		Traffic:       e.traffic,
 		Channel:       e.link.Stats(),
-		Tracking:      stats.Tracking{Malformed: e.drops.malformed + c.Malformed, Lost: c.Lost + e.own.session.Counters.Lost},
+		Tracking:      stats.Tracking{Malformed: e.drops.wire.Total() + e.drops.payload + c.Malformed, Lost: c.Lost + e.own.session.Counters.Lost},
 	}
 	if e.direct() {
 		m.ExternalInject = &injected

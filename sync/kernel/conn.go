@@ -49,6 +49,15 @@ func Open(log *slog.Logger) (*Conn, error) {
 	return &Conn{log: log, events: ev, apply: w}, nil
 }
 
+// OpenWriter opens access for changes alone: no events are collected.
+func OpenWriter() (*Conn, error) {
+	w, err := newWriter()
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{log: slog.New(slog.DiscardHandler), apply: w}, nil
+}
+
 func dial() (*netlink.Conn, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
@@ -58,7 +67,12 @@ func dial() (*netlink.Conn, error) {
 }
 
 // Close closes the sockets; Events and changes that run end with an error.
-func (c *Conn) Close() error { return errors.Join(c.events.Close(), c.apply.close()) }
+func (c *Conn) Close() error {
+	if c.events == nil {
+		return c.apply.close()
+	}
+	return errors.Join(c.events.Close(), c.apply.close())
+}
 
 // SetEventBuffer asks for room for events, in bytes of the kernel's accounting
 // (some 1,280 an event), and returns what was given. The kernel doubles what

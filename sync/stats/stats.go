@@ -80,9 +80,19 @@ type Statistics struct {
 	// Session counts the work of the reliable session.
 	Session map[string]uint64 `json:"session,omitempty"`
 	// Inject describes direct injection: entries held, waiting, armed again.
-	Inject map[string]uint64 `json:"inject,omitempty"`
+	Inject  map[string]uint64 `json:"inject,omitempty"`
+	Runtime Runtime           `json:"runtime"`
 	// Links counts each sync interface.
 	Links []Link `json:"links"`
+}
+
+// Runtime is what the engine does beside the caches.
+type Runtime struct {
+	Events         uint64 `json:"events_received"`    // of the kernel, excluded ones among them
+	Comparisons    uint64 `json:"comparisons"`        // with the kernel's table
+	EventBuffer    uint64 `json:"event_buffer_bytes"` // asked for
+	Unacknowledged uint64 `json:"unacknowledged"`     // messages kept until the peers have them
+	ResendLimit    uint64 `json:"resend_limit"`       // how many of those can be kept
 }
 
 // Commit is the account of the last commit of the external cache.

@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"context"
+	"net/url"
+	"sync"
+
+	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+// Where scripts written for conntrackd drive this node and nothing else tells
+// its role, the role is read from what they ask for. Every published one asks
+// for a commit, a flush of both caches, a comparison and a bulk update, in this
+// order, when its node becomes MASTER, and shortens the timers when it ceases
+// to be. A request made by hand is never all of it.
+type scripts struct {
+	mu   sync.Mutex
+	done int // requests of takeOver seen, in its order
+}
+
+var takeOver = [...]string{"/commit", "/flush", "/resync", "/bulk"}
+
+// fromScripts is the source of a role that was read from requests.
+const fromScripts = "conntrackd's script"
+
+// step takes a request and returns the role it tells, "" if none.
+func (t *scripts) step(request *url.URL) vrrpwatch.State {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	what := request.Path
+	if request.Query().Get("table") != "" {
+		what += " of one cache"
+	}
+	switch {
+	case what == "/shorten-timers":
+		t.done = 0
+		return vrrpwatch.Backup
+	case t.done > 0 && what == takeOver[t.done-1]: // once a table, as VyOS's does
+	case what == takeOver[t.done]:
+		t.done++
+	case what == takeOver[0]:
+		t.done = 1
+	default:
+		t.done = 0
+	}
+	if t.done < len(takeOver) {
+		return ""
+	}
+	t.done = 0
+	return vrrpwatch.Master
+}
+
+// scriptAsks takes note of a request by a script, before it is carried out. The
+// script does what the role asks for, so no sequence runs.
+func (s *Shim) scriptAsks(ctx context.Context, e contract.Engine, request *url.URL) {
+	state := s.scripts.step(request)
+	if state == "" {
+		return
+	}
+	c := vrrpwatch.Change{State: state, Stamp: s.opt.Now(), Source: fromScripts}
+	var g *group
+	s.view(func() {
+		if len(s.groups) == 1 { // of several, requests do not say which
+			g = s.first()
+		}
+		if g != nil && (g.role.State == state || g.role.State != "" && g.role.Source != fromScripts) {
+			g = nil
+		}
+	})
+	if g == nil || g.name == "" {
+		return
+	}
+	c.Group = g.name
+	s.sayRole(c, true)
+	s.change(func() {
+		g.role, g.since = c, c.Stamp
+		g.serial++
+		g.done, g.taken = g.serial, g.serial
+	})
+	if err := e.SetRole(ctx, c.Group, string(state)); err != nil {
+		s.log.Error("tell the role", "err", err)
+	}
+}

@@ -1,0 +1,100 @@
+package shim
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+func TestRolesFromRequests(t *testing.T) {
+	for requests, want := range map[string]string{
+		"/commit /flush /resync /bulk":                             "MASTER",
+		"/commit /commit /flush /resync /bulk":                     "MASTER", // VyOS's
+		"/bulk /commit /commit /flush /resync /resync /bulk /bulk": "MASTER",
+		"/commit /flush /commit /flush /resync /bulk":              "MASTER",
+		"/shorten-timers /request-resync":                          "BACKUP",
+		"/shorten-timers /commit /flush /resync /bulk":             "BACKUP MASTER",
+		"/commit /flush /resync /bulk /shorten-timers":             "MASTER BACKUP",
+		"/commit /flush /shorten-timers /resync /bulk":             "BACKUP",
+		"/commit":                                      "",
+		"/commit /flush":                               "",
+		"/resync /bulk":                                "",
+		"/commit /flush /resync":                       "",
+		"/commit /resync /flush /bulk":                 "",
+		"/commit /flush?table=x /resync /bulk":         "",
+		"/commit /flush /request-resync /resync /bulk": "",
+		"/request-resync /bulk":                        "",
+	} {
+		var s scripts
+		var got []string
+		for _, r := range strings.Fields(requests) {
+			u, err := url.Parse(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if role := s.step(u); role != "" {
+				got = append(got, string(role))
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %q", requests, got, want)
+		}
+	}
+}
+
+// ask makes the requests as the front does.
+func (r *rig) ask(t *testing.T, verbs ...string) {
+	t.Helper()
+	for _, v := range verbs {
+		if err := Dial(r.dir+"/run").Do(t.Context(), v+"?by=conntrackd"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAScriptTellsTheRole(t *testing.T) {
+	r := newRig(t)
+	e := r.engine(t)
+	r.answers(t)
+	r.ask(t, "commit", "flush", "resync", "bulk")
+	s, err := Dial(r.dir + "/run").Status(t.Context())
+	if err != nil || s.Role != "MASTER" || !strings.HasPrefix(s.LastTransition, "MASTER at ") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	r.ask(t, "shorten-timers", "request-resync")
+	if s, err = Dial(r.dir + "/run").Status(t.Context()); err != nil || s.Role != "BACKUP" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	calls := e.told()
+	for _, want := range []string{"commit flush:both resync role:MASTER", "role:BACKUP"} {
+		if !strings.Contains(calls, want) {
+			t.Errorf("%q is not in %s", want, calls)
+		}
+	}
+	// Who hears keepalived does not believe a script.
+	r.role(t, vrrpwatch.Master)
+	for role := ""; role != "MASTER"; time.Sleep(5 * time.Millisecond) {
+		s, err := Dial(r.dir + "/run").Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		role = s.Role
+	}
+	r.ask(t, "shorten-timers")
+	if s, err = Dial(r.dir + "/run").Status(t.Context()); err != nil || s.Role != "MASTER" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestStopOverTheSocket(t *testing.T) {
+	r := newRig(t)
+	e := r.engine(t)
+	r.answers(t)
+	if err := Dial(r.dir+"/run").Do(t.Context(), "stop"); err != nil {
+		t.Error(err)
+	}
+	settles(t, e, "configure:SG stop")
+}
