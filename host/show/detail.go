@@ -97,6 +97,9 @@ func link(l *stats.Link) string {
 
 func commit(c *stats.Commit) string {
 	s := fmt.Sprintf("%s, %d entries in %.0f ms: %d created, %d updated, %d recreated", c.At, c.Entries, c.DurationMS, c.Created, c.Updated, c.Recreated)
+	if c.Ended > 0 {
+		s += fmt.Sprintf(", %d that ended elsewhere removed", c.Ended)
+	}
 	if len(c.Refused) == 0 {
 		return s + ", none refused"
 	}

@@ -28,6 +28,30 @@ func (t *Table) Clean(r Ref) {
 // DirtyCount is the number of dirty entries.
 func (t *Table) DirtyCount() int { return t.dirty }
 
+// End marks the entry as ended elsewhere, until Revive or a Put under its key.
+func (t *Table) End(r Ref) { t.at(r).flags |= flagEnded }
+
+// Revive takes that back.
+func (t *Table) Revive(r Ref) { t.at(r).flags &^= flagEnded }
+
+// Ended reports whether it is so marked.
+func (t *Table) Ended(r Ref) bool { return t.at(r).flags&flagEnded != 0 }
+
+// Has says what is known of the entry.
+func (t *Table) Has(r Ref) flow.Has { return t.at(r).has }
+
+// Contradicts reports whether u, read from the kernel, says anything else of the
+// entry than is known, in what events tell of: not its timeout, and not what
+// packets change without one.
+func (t *Table) Contradicts(r Ref, u *flow.Flow) bool {
+	rec := t.at(r)
+	return u.Has&flow.HasStatus != 0 && u.Status != rec.status ||
+		u.Has&flow.HasMark != 0 && u.Mark != rec.mark ||
+		u.Has&flow.HasTCPState != 0 && u.TCP.State != rec.tcp.State ||
+		u.Has&flow.HasReply != 0 && u.Reply != rec.reply ||
+		u.Has&hasExtra&^rec.has != 0
+}
+
 // Note returns the owner's word about the entry, 0 at first.
 func (t *Table) Note(r Ref) uint32 { return t.at(r).note }
 

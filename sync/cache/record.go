@@ -25,6 +25,7 @@ const (
 	flagUsed uint8 = 1 << iota
 	flagDirty
 	flagKnown
+	flagEnded
 )
 
 const hasExtra = flow.HasSCTP | flow.HasDCCP | flow.HasMaster | flow.HasSeqAdj |

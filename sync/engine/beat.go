@@ -62,6 +62,16 @@ func (e *Engine) somebodyDiffers(now time.Time) bool {
 	})
 }
 
+// everybodyHolds reports whether every peer that is heard says that it holds our
+// table, that of this reign.
+func (e *Engine) everybodyHolds(now time.Time) bool {
+	o := &e.own
+	return !slices.ContainsFunc(o.session.Peers(), func(p *native.Peer) bool {
+		l := o.lives[p.ID]
+		return p.Alive(now) && (l == nil || l.beat.Follows != o.session.ID || !l.beat.InSync || l.beat.MaxEpoch < o.epoch)
+	})
+}
+
 // tickNative does what time makes necessary.
 func (e *Engine) tickNative(now time.Time) {
 	o := &e.own
@@ -71,7 +81,10 @@ func (e *Engine) tickNative(now time.Time) {
 			delete(o.lives, id)
 		}
 	}
-	if o.wants && !e.copyOut.running && e.provable() {
+	e.claimEpoch(now)
+	if !e.provable() {
+		e.abandonCopy()
+	} else if o.wants && !e.copyOut.running {
 		o.wants = false
 		e.startBuckets(o.wanted)
 		o.wanted = proof.Set{}

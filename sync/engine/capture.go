@@ -56,6 +56,7 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 		e.replace(now, r, &ev.Flow)
 	default:
 		e.internal.Merge(r, &ev.Flow)
+		e.internal.Revive(r)
 	}
 	if !ev.Own && r != 0 {
 		e.queueFlow(kind, r)

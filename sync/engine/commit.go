@@ -31,6 +31,9 @@ func (e *Engine) Commit(ctx context.Context) (stats.Commit, error) {
 	c := commit{engine: e, doc: stats.Commit{At: start.Format(time.RFC3339), Refused: map[string]int{}}}
 	err := e.drainInjections(ctx)
 	if err == nil {
+		c.doc.Ended, err = e.bury(ctx)
+	}
+	if err == nil {
 		err = c.run(ctx)
 	}
 	if err == nil {

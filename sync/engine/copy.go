@@ -57,7 +57,7 @@ func (e *Engine) startCopyOut() {
 		return
 	}
 	if e.own.on {
-		e.startBuckets(proof.All())
+		e.own.wanted, e.own.wants = proof.All(), true // begun by the next tick
 		return
 	}
 	*c = copyOut{running: true}
@@ -124,6 +124,7 @@ func (e *Engine) copyStep(stalled *time.Time) (more bool) {
 		}
 		c.sent++
 		if c.native {
+			e.own.copied++
 			e.queueWhole(r)
 			continue
 		}
@@ -228,6 +229,7 @@ func (e *Engine) sweepExternal() (n int) {
 		if e.external.Old(r) {
 			k := e.external.Key(r)
 			e.external.Delete(r)
+			e.endedElsewhere(&k, true)
 			e.injectFlow(k)
 			n++
 		}

@@ -103,41 +103,45 @@ type Engine struct {
 	kernel Kernel        // set once, by the first Configure
 	filled chan struct{} // closed when the internal cache was read from the kernel
 
-	mu        sync.Mutex // guards everything below
-	settings  *settings
-	filter    filter
-	link      Link
-	linkDown  context.CancelFunc // ends the link's reader
-	session   *ftfw.Session
-	internal  *cache.Table
-	external  *cache.Table
-	exp       expects
-	inject    inject
-	out       []ftfw.Out
-	packer    wire.Packer
-	msgs      []wire.Message
-	scratch   flow.Flow
-	flushed   *cache.Table // what left the internal cache by a flush and may still live
-	role      string
-	reign     time.Time // end of the last reign as MASTER, zero if there was none
-	peer      netip.Addr
-	heard     bool // a peer is heard
-	kind      peerKind
-	met       bool   // a peer was heard since this node started
-	advert    []byte // what goes behind control messages
-	own       spoken
-	drops     drops
-	events    uint64 // of the kernel
-	fills     uint64 // comparisons with the kernel's table
-	traffic   stats.Traffic
-	fill      fill
-	flushedAt time.Time
-	copyIn    copyIn
-	copyOut   copyOut
-	buffer    eventBuffer
-	purge     purge
-	commit    *stats.Commit
-	wroteAt   time.Time // end of the last commit
+	mu       sync.Mutex // guards everything below
+	settings *settings
+	filter   filter
+	link     Link
+	linkDown context.CancelFunc // ends the link's reader
+	session  *ftfw.Session
+	internal *cache.Table
+	external *cache.Table
+	exp      expects
+	inject   inject
+	out      []ftfw.Out
+	packer   wire.Packer
+	msgs     []wire.Message
+	scratch  flow.Flow
+	flushed  *cache.Table // what left the internal cache by a flush and may still live
+	role     string
+	reign    time.Time // end of the last reign as MASTER, zero if there was none
+	peer     netip.Addr
+	heard    bool // a peer is heard
+	kind     peerKind
+	met      bool   // a peer was heard since this node started
+	advert   []byte // what goes behind control messages
+	own      spoken
+	drops    drops
+	events   uint64 // of the kernel
+	fills    uint64 // comparisons with the kernel's table
+	traffic  stats.Traffic
+	fill     fill
+	audits   uint64 // comparisons with the kernel that nothing asked for
+	// auditRepairs are the entries they found wrong.
+	auditRepairs uint64
+	flushedAt    time.Time
+	copyIn       copyIn
+	copyOut      copyOut
+	buffer       eventBuffer
+	purge        purge
+	heritage     succession
+	commit       *stats.Commit
+	wroteAt      time.Time // end of the last commit
 }
 
 // master is the role in which a node's own table is the truth.
@@ -239,10 +243,12 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	}
 	if e.role == master && role != master {
 		e.reign = e.now()
-		e.own.proof.inSync = false // whatever was proven was of another reign
+		e.own.endReign()
+		e.heritage = succession{}
 	}
 	was := e.injecting()
 	if role == master && e.role != role {
+		e.heritage = e.inherit()
 		e.openEpoch(e.now())
 	}
 	e.role = role

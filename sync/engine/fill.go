@@ -18,13 +18,9 @@ type fill struct {
 	// still bring them.
 	buried                   map[flow.Key]uint32
 	missing, differing, gone int
-	ended                    time.Time
+	began, ended             time.Time
+	audit                    audit
 }
-
-// auditEvery is how often the internal cache is compared with the kernel's table
-// although nothing asks for it: an event that was lost without a word would never
-// be found otherwise. Reading a million entries takes a second or two.
-const auditEvery = 5 * time.Minute
 
 // bury remembers a destroyed flow while a dump is on its way.
 func (f *fill) bury(fl *flow.Flow) {
@@ -37,9 +33,10 @@ func (f *fill) bury(fl *flow.Flow) {
 // missing comes in, what differs is updated, what is gone leaves. With tell
 // the peers are sent exactly these differences. Live events go on meanwhile.
 func (e *Engine) refill(ctx context.Context, tell bool) error {
+	e.cancelAudit()
 	e.refillMu.Lock()
 	defer e.refillMu.Unlock()
-	e.beginFill()
+	e.beginFill(audit{})
 	err := e.kernel.Dump(ctx, func(flows []flow.Flow) error {
 		e.fillSlice(flows, tell)
 		return nil
@@ -50,16 +47,16 @@ func (e *Engine) refill(ctx context.Context, tell bool) error {
 	if err == nil {
 		e.sweepInternal(tell)
 	}
-	e.endFill()
+	e.endFill(err == nil)
 	return err
 }
 
-func (e *Engine) beginFill() {
+func (e *Engine) beginFill(a audit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.internal.NewGeneration()
 	e.fills++
-	e.fill = fill{done: e.fill.done, running: true, buried: map[flow.Key]uint32{}}
+	e.fill = fill{done: e.fill.done, running: true, began: e.now(), buried: map[flow.Key]uint32{}, audit: a}
 }
 
 func (e *Engine) fillSlice(flows []flow.Flow, tell bool) {
@@ -85,6 +82,11 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 	kind := wire.CTUpd
 	switch {
 	case r == 0 && e.injected(&k):
+		return
+	case r != 0 && !e.internal.Old(r):
+		// An event came since the reading began: what it said is as new as this.
+		f.Has &^= e.internal.Has(r)
+		e.internal.Merge(r, f)
 		return
 	case r == 0:
 		e.fill.missing++
@@ -145,10 +147,13 @@ func (e *Engine) sweepSlice(r cache.Ref, tell bool) (at cache.Ref, more bool) {
 	return r, r != 0
 }
 
-func (e *Engine) endFill() {
+func (e *Engine) endFill(whole bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := &e.fill
+	if whole && !f.began.Before(e.own.opened) {
+		e.endOpening()
+	}
 	if f.done && f.missing+f.differing+f.gone > 0 {
 		e.log.Info("internal cache compared with the kernel and mended",
 			"missing", f.missing, "differing", f.differing, "gone", f.gone)
@@ -158,15 +163,20 @@ func (e *Engine) endFill() {
 
 // watchFill starts a comparison that is due.
 func (e *Engine) watchFill(now time.Time) {
-	if e.fill.wanted == "" && e.fill.done && !e.fill.running && now.Sub(e.fill.ended) >= auditEvery && (e.role == master || e.role == "") {
-		e.fill.wanted = "the regular audit"
-	}
-	if e.fill.wanted != "" && e.fill.done && !e.fill.running {
-		e.log.Info("comparing the internal cache with the kernel", "why", e.fill.wanted)
-		e.fill.wanted = ""
+	f := &e.fill
+	switch {
+	case !f.done || f.running && f.audit.cancel == nil:
+	case f.wanted != "" && f.running:
+		f.audit.cancel()
+	case f.wanted != "":
+		e.log.Info("comparing the internal cache with the kernel", "why", f.wanted)
+		f.wanted = ""
 		e.spawn(e.life, "comparison with the kernel", func(ctx context.Context) error {
 			return e.refill(ctx, true)
 		})
+	case !f.running && !now.Before(f.ended.Add(max(f.audit.pause, auditLeast))) && (e.role == master || e.role == ""):
+		f.ended = now
+		e.spawn(e.life, "audit of the internal cache", e.runAudit)
 	}
 	e.expireFlush(now)
 }

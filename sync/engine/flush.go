@@ -36,6 +36,7 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 	if t != flow.External {
 		e.purge.armed = false
 		e.endFlushLocked(now)
+		e.abandonCopy()
 		e.flushed = e.internal.Detach()
 		e.exp.flushInternal(now)
 		e.flushedAt = now
@@ -48,6 +49,7 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 	}
 	if t != flow.Internal {
 		e.exp.flushExternal(now)
+		e.own.legacy = 0
 	}
 	return nil
 }
@@ -126,6 +128,7 @@ func (e *Engine) Bulk(context.Context) error {
 	if e.settings == nil {
 		return errNotConfigured
 	}
+	e.endOpening()
 	e.startCopyOut()
 	return nil
 }

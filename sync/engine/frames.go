@@ -17,7 +17,7 @@ func (e *Engine) resendNative(it *native.Item) {
 		e.resendExpect(it.Key)
 		return
 	case wire.MsgCopyEnd:
-		if !e.copyOut.running {
+		if !e.copyOut.running && e.provable() {
 			// A lost start is not said again: flows have come since that it would
 			// make old.
 			e.copyOut.set = e.own.lastCopy
@@ -50,6 +50,7 @@ func (e *Engine) transmitNative(now time.Time) {
 	o := &e.own
 	e.compact()
 	if e.speaks() {
+		o.brief = e.everybodyHolds(now)
 		for i := range e.out {
 			m := &e.out[i]
 			if m.Type == wire.Control {
@@ -97,7 +98,7 @@ func (e *Engine) frameData(now time.Time, m *ftfw.Out) {
 func (e *Engine) appendNative(b []byte, m *ftfw.Out) []byte {
 	switch m.Type {
 	case wire.CTDel:
-		if m.Ref != 0 && m.From != whole {
+		if m.Ref != 0 && m.From != whole && e.own.brief {
 			return wire.AppendEnd(b, m.Ref, proof.CheckOf(&m.Key))
 		}
 		return wire.AppendEndKey(b, &m.Key)

@@ -28,14 +28,14 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 	if verdict == native.Meet || l == nil {
 		l = e.meetLife(now, from, p.ID)
 	}
-	l.role, l.epoch = f.Role, f.Epoch
-	e.noteEpoch(now, f)
-	if !p.Whole() {
-		o.proof.gapAt = now
+	if !e.noteEpoch(f.Epoch) {
+		e.drops.payload++
+		return
 	}
-	accept := e.accepts(f)
-	if accept {
-		e.follow(now, p.ID)
+	l.addr, l.role, l.epoch = from, f.Role, f.Epoch
+	accept := e.accepts(now, p, l)
+	if !p.Whole() && p.ID == o.followed {
+		o.proof.gapAt = now
 	}
 	for b := f.Body; ; {
 		var err error
@@ -74,11 +74,14 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 	m := &o.msg
 	switch m.Type {
 	case wire.MsgFlow, wire.MsgUpdate, wire.MsgEnd, wire.MsgEndKey, wire.MsgExpect, wire.MsgExpectEnd:
-		if !accept {
+		switch {
+		case accept:
+			e.onData(now, l)
+		case l.epoch < o.maxEpoch:
 			o.stale++
-			return
+		default:
+			o.foreign++
 		}
-		e.onData(now, l)
 	case wire.MsgReport:
 		if r, ok := wire.ParseReport(m.Body); ok && r.To == o.session.ID {
 			for _, it := range o.session.Reported(now, p, &r) {
@@ -86,10 +89,9 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			}
 		}
 	case wire.MsgBeat:
-		if b, ok := wire.ParseBeat(m.Body); ok {
+		if b, ok := wire.ParseBeat(m.Body); ok && e.noteEpoch(b.MaxEpoch) {
 			l.beat = b
-			e.settleEpoch(b.MaxEpoch)
-			n := e.own.nodes[l.addr]
+			n := e.neighbour(now, l.addr)
 			n.high, n.release = b.High, b.Release
 		}
 	case wire.MsgRoutes:
@@ -97,6 +99,6 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			l.routes = words
 		}
 	default:
-		e.onProof(now, p, m)
+		e.onProof(now, p, m, accept && e.role != master)
 	}
 }

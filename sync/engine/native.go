@@ -20,10 +20,13 @@ type spoken struct {
 	on      bool // it is spoken; else conntrackd's
 	items   []native.Item
 	content bool // the open frame carries flows
-	nodes   map[netip.Addr]*neighbour
-	lives   map[uint64]*life
-	msg     wire.Native
-	spare   flow.Flow
+	// brief: an end may go by handle. A node that does not hold the flow can tell by
+	// its key alone what of its own former reign has ended.
+	brief bool
+	nodes map[netip.Addr]*neighbour
+	lives map[uint64]*life
+	msg   wire.Native
+	spare flow.Flow
 
 	probed   time.Time // when a report was asked for at once
 	beaten   time.Time // when the last beat went out
@@ -34,12 +37,14 @@ type spoken struct {
 
 	epoch    uint32            // of this node's last reign
 	maxEpoch uint32            // the highest known
+	opened   time.Time         // of a reign whose take-over is not through yet, else zero
+	legacy   uint64            // the life that was followed when this node's reign began
 	words    []stats.RouteWord // what the host says of its routes
-	firm     bool              // epoch was chosen knowing the others'
 
 	followed uint64 // the life whose table is held
 	proof    proven
 	copyID   uint32
+	copied   uint64    // flows sent in copies
 	lastCopy proof.Set // of the copy with this number
 	wanted   proof.Set // buckets asked for and not sent yet
 	wants    bool
@@ -47,6 +52,7 @@ type spoken struct {
 
 	unknown uint64 // updates of flows that are not known
 	stale   uint64 // data of an older epoch
+	foreign uint64 // data of a node that is not followed
 }
 
 // life is one run of a node that speaks our protocol.
@@ -65,6 +71,7 @@ type proven struct {
 	inSync    bool
 	at        time.Time // of the last comparison
 	number    uint32    // of the datagram it was made at
+	epoch     uint32    // of the table it was last equal to
 	differing int       // buckets, at the last comparison
 	entries   uint32    // of the followed table
 	gapAt     time.Time // when datagrams were last found missing

@@ -16,9 +16,10 @@ import (
 // removed. A full copy is a copy of all buckets.
 
 // provable reports whether the internal cache is what the others are to hold: not
-// while it is being read from the kernel.
+// before it was read from the kernel, after the start, a take-over or a flush. A
+// comparison with the kernel tells of each change and is no obstacle.
 func (e *Engine) provable() bool {
-	return e.fill.done && !e.fill.running && e.flushed == nil && e.speaks()
+	return e.fill.done && e.flushed == nil && !e.opening(e.now()) && e.speaks()
 }
 
 // frameDigest writes the digest of everything. Nothing may be queued.
@@ -31,10 +32,10 @@ func (e *Engine) frameDigest(now time.Time) {
 	e.frameSized(now, wire.MsgDigest, o.buf)
 }
 
-// onProof takes a message of proof and repair.
-func (e *Engine) onProof(now time.Time, p *native.Peer, m *wire.Native) {
+// onProof takes a message of proof and repair; from says that the sender is the
+// node that is followed.
+func (e *Engine) onProof(now time.Time, p *native.Peer, m *wire.Native, from bool) {
 	o := &e.own
-	from := p.ID == o.followed
 	switch m.Type {
 	case wire.MsgDigest:
 		var theirs proof.Sums
@@ -97,7 +98,7 @@ func (e *Engine) compareGroups(now time.Time, p *native.Peer, entries uint32, th
 		if !pr.inSync {
 			e.log.Info("proven equal to the peer's table", "entries", entries)
 		}
-		pr.inSync, pr.differing, pr.at = true, 0, now
+		pr.inSync, pr.differing, pr.at, pr.epoch = true, 0, now, o.lives[p.ID].epoch
 		return
 	}
 	if !e.settled(now, p) {
@@ -188,6 +189,7 @@ func (e *Engine) endIncoming(now time.Time) {
 		e.differs(now, "stale", &e.scratch)
 		in.running = false
 		e.external.Delete(r)
+		e.endedElsewhere(&k, true)
 		e.injectFlow(k)
 		n++
 	}
@@ -229,6 +231,19 @@ func (e *Engine) askNative(now time.Time) {
 	o.proof.inSync = false
 	o.buf = wire.AppendAskCopy(o.buf[:0], o.followed, &all)
 	e.frameSized(now, wire.MsgAskCopy, o.buf)
+}
+
+// abandonCopy gives up a copy in our protocol when what is being copied is no
+// longer what the others are to hold: its end would make them remove the rest. It
+// is begun again when there is something to copy.
+func (e *Engine) abandonCopy() {
+	c := &e.copyOut
+	if !c.native || !c.running {
+		return
+	}
+	e.own.wanted.Join(&c.set)
+	e.own.wants = true
+	*c = copyOut{}
 }
 
 // watchEnding says the end of a copy once it has arrived everywhere.

@@ -69,6 +69,7 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		if r != 0 {
 			e.external.Delete(r)
 		}
+		e.endedElsewhere(&k, true)
 		e.injectFlow(k)
 		return
 	case r != 0 && t == wire.CTUpd:
@@ -82,6 +83,7 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 			e.drops.cacheFull++
 		}
 	}
+	e.endedElsewhere(&k, false)
 	if e.injecting() {
 		e.disown(&k)
 		e.injectFlow(k)

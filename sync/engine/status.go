@@ -47,6 +47,7 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"resend_queue_full":       c.Overflow + n.Overflow,
 			"unknown_handles":         e.own.unknown,
 			"older_epoch":             e.own.stale,
+			"not_followed":            e.own.foreign,
 			"swept_after_a_copy":      e.drops.swept,
 		},
 		Excluded: e.excluded(),
@@ -64,6 +65,9 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"native_late":   n.Late,
 			"report_holes":  n.Holes,
 			"repaired":      e.own.proof.repairs,
+			"audits":        e.audits,
+			"audit_repairs": e.auditRepairs,
+			"copied":        e.own.copied,
 		},
 	}
 	if e.settings.syncsExpects() {
@@ -121,7 +125,7 @@ func (e *Engine) Status(context.Context) (stats.Engine, error) {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running, Refilling: e.copyIn.asked && !e.own.on}
+	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running && e.fill.audit.cancel == nil, Refilling: e.copyIn.asked && !e.own.on}
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}

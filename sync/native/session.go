@@ -110,7 +110,7 @@ func (s *Session) Sent(now time.Time, items []Item) {
 		s.items.push(it)
 	}
 	s.grams.push(g)
-	for s.items.len() > ResendLimit {
+	for s.items.len() > ResendLimit || s.grams.len() > ResendLimit {
 		s.Counters.Overflow += uint64(s.dropOldest())
 	}
 }

@@ -104,6 +104,9 @@ type Commit struct {
 	Recreated  int            `json:"recreated"`
 	Refused    map[string]int `json:"refused,omitempty"`
 	DurationMS float64        `json:"duration_ms"`
+	// Ended are entries of this node's former reign that ended during the other's
+	// and were removed from the kernel.
+	Ended int `json:"ended,omitempty"`
 	// Expects are the expectations there were, ExpectsWritten those the kernel took.
 	Expects        int `json:"expects,omitempty"`
 	ExpectsWritten int `json:"expects_written,omitempty"`

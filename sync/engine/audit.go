@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
+
+// audit compares the internal cache with the kernel's table although nothing asks
+// for it: an event that was lost without a word would never be found otherwise.
+// What differs may only be on its way as an event, so it is a suspect first, and
+// believed when no event about it has come for a while.
+type audit struct {
+	cancel   context.CancelFunc // not nil while one runs
+	pause    time.Duration      // before the next
+	suspects []flow.Flow        // missing or different in the cache
+	gone     []flow.Key         // in the cache alone
+}
+
+const (
+	// An audit takes a hundredth of the time at most: reading a million entries
+	// takes a second or two.
+	auditShare = 100
+	auditLeast = 3 * time.Second
+	auditMost  = 5 * time.Minute
+	// auditDoubt is how long an event may be on its way.
+	auditDoubt = time.Second
+	// suspectsMax is beyond what an audit is for: everything is compared then.
+	suspectsMax = 1 << 13
+)
+
+// cancelAudit ends an audit that runs; a comparison that was asked for goes first.
+func (e *Engine) cancelAudit() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.fill.audit.cancel; c != nil {
+		c()
+	}
+}
+
+func (e *Engine) runAudit(ctx context.Context) error {
+	mine, cancel := context.WithCancel(ctx)
+	defer cancel()
+	e.refillMu.Lock()
+	defer e.refillMu.Unlock()
+	began := e.now()
+	e.beginFill(audit{cancel: cancel})
+	err := e.kernel.Dump(mine, func(flows []flow.Flow) error {
+		e.auditSlice(flows)
+		return mine.Err()
+	})
+	if err == nil {
+		e.suspectGone()
+		pause := min(max(auditShare*e.now().Sub(began), auditLeast), auditMost)
+		select {
+		case <-mine.Done():
+		case <-time.After(auditDoubt):
+			e.believe()
+		}
+		e.endAudit(pause)
+		return ctx.Err()
+	}
+	e.endAudit(auditMost)
+	if mine.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (e *Engine) endAudit(pause time.Duration) {
+	e.endFill(false)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fill.audit = audit{pause: pause}
+	e.audits++
+}
+
+func (e *Engine) auditSlice(flows []flow.Flow) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range flows {
+		e.auditFlow(&flows[i])
+	}
+}
+
+func (e *Engine) auditFlow(f *flow.Flow) {
+	k := f.Key()
+	r := e.internal.Find(&k)
+	switch {
+	case e.filter.class(f) != classKeep, e.buried(f):
+	case r == 0 && e.injected(&k):
+	case r != 0 && !e.internal.Old(r): // an event came meanwhile
+	case r != 0 && e.sameLife(r, f) && !e.internal.Contradicts(r, f):
+		e.internal.Renew(r)
+	case len(e.fill.audit.suspects) == suspectsMax:
+		e.fill.wanted = "an audit found very many flows to differ"
+	default:
+		e.fill.audit.suspects = append(e.fill.audit.suspects, *f)
+	}
+}
+
+// buried reports whether the flow ended while the table was read.
+func (e *Engine) buried(f *flow.Flow) bool {
+	id, dead := e.fill.buried[f.Key()]
+	return dead && id == f.ID
+}
+
+// suspectGone collects what the kernel's table did not bring.
+func (e *Engine) suspectGone() {
+	suspected := map[flow.Key]bool{}
+	for i := range e.fill.audit.suspects { // of this goroutine's alone
+		suspected[e.fill.audit.suspects[i].Key()] = true
+	}
+	for at, more := cache.Ref(0), true; more; {
+		at, more = e.suspectSlice(at, suspected)
+	}
+}
+
+func (e *Engine) suspectSlice(at cache.Ref, suspected map[flow.Key]bool) (cache.Ref, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := &e.fill.audit
+	for range sweepSlice {
+		if at = e.internal.Next(at); at == 0 {
+			break
+		}
+		if !e.internal.Old(at) || suspected[e.internal.Key(at)] {
+			continue
+		}
+		if len(a.gone) == suspectsMax {
+			e.fill.wanted = "an audit found very many flows to differ"
+			return 0, false
+		}
+		a.gone = append(a.gone, e.internal.Key(at))
+	}
+	return at, at != 0
+}
+
+// believe mends what is still as the audit found it.
+func (e *Engine) believe() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flushed != nil {
+		return // a comparison is about to fill the cache anew
+	}
+	now, f := e.now(), &e.fill
+	for i := range f.audit.suspects {
+		s := &f.audit.suspects[i]
+		k := s.Key()
+		r := e.internal.Find(&k)
+		if e.buried(s) || r != 0 && !e.internal.Old(r) {
+			continue
+		}
+		e.auditRepairs++
+		e.fillFlow(now, s, true)
+	}
+	for i := range f.audit.gone {
+		if r := e.internal.Find(&f.audit.gone[i]); r != 0 && e.internal.Old(r) {
+			f.gone++
+			e.auditRepairs++
+			e.queueDelete(r)
+		}
+	}
+	e.transmit(now)
+}

@@ -1,0 +1,84 @@
+package engine_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/udp/udptest"
+)
+
+// planted alters entries: one is lost, one comes from nowhere, one has another
+// state.
+func planted(t *cache.Table) {
+	k := new(flowNo(1)).Key()
+	t.Delete(t.Find(&k))
+	f := flowNo(70_000)
+	_, _, _ = t.Put(&f, 1)
+	f = flowNo(6)
+	f.TCP.State = flow.TCPLastAck
+	k = f.Key()
+	t.Merge(t.Find(&k), &f)
+}
+
+// TestNativePlantedDifference: what is altered behind the engine's back, on either
+// side, is found and mended, and nothing else is sent again.
+func TestNativePlantedDifference(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	a, b := nodes[0], nodes[1]
+	churn(a, 0, 10000)
+	eventually(t, "proof", inSync(t, b, 8000))
+	if err := mirrors(t, a, b)(); err != nil {
+		t.Fatal(err)
+	}
+	plant := func(what string, fn func(), copied, messages uint64) {
+		t.Helper()
+		was, sent, began := statistics(t, a).Session, a.link.Stats().BytesSent, time.Now()
+		fn()
+		if err := mirrors(t, a, b)(); err == nil {
+			t.Fatalf("%s: nothing differs", what)
+		}
+		eventually(t, what, mirrors(t, a, b))
+		eventually(t, "proof after: "+what, inSync(t, b, a.table.Len()))
+		is := statistics(t, a).Session
+		t.Logf("%s: found and mended after %v, %d flows were copied, %d bytes sent", what, time.Since(began), is["copied"]-was["copied"], a.link.Stats().BytesSent-sent)
+		if n := is["copied"] - was["copied"]; n > copied || is["native_resent"] != was["native_resent"] {
+			t.Errorf("%s: %d flows were copied, %d messages sent again", what, n, is["native_resent"]-was["native_resent"])
+		}
+		if n := is["audit_repairs"] - was["audit_repairs"]; n != messages {
+			t.Errorf("%s: the audit mended %d entries", what, n)
+		}
+	}
+	// Three buckets of 4096 hold some two of 8,000 flows each.
+	plant("in the standby's cache", func() { b.AlterExternal(planted) }, 30, 0)
+	plant("in the active's cache, with the standby's as it was", func() {
+		a.AlterInternal(planted)
+		b.AlterExternal(planted)
+	}, 30, 3)
+	plant("in the active's kernel, with the events lost", func() {
+		a.table.RemoveSilently(new(flowNo(2)).Key())
+		a.table.PutSilently(flowNo(80_000))
+		f := flowNo(7)
+		f.TCP.State = flow.TCPLastAck
+		a.table.PutSilently(f)
+	}, 0, 3)
+}
+
+// TestAuditBelievesEvents: what is on its way as an event is no difference.
+func TestAuditBelievesEvents(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t, udptest.Faults{})
+	began := time.Now()
+	for i := 0; statistics(t, a).Session["audits"] < 2; i += 100 {
+		if time.Since(began) > time.Minute {
+			t.Fatal("no audit in a minute")
+		}
+		churn(a, i, i+100)
+	}
+	eventually(t, "the view", mirrors(t, a, b))
+	if s := statistics(t, a).Session; s["audit_repairs"] != 0 {
+		t.Errorf("%d repairs of nothing", s["audit_repairs"])
+	}
+}
