@@ -2,12 +2,14 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
 )
@@ -34,6 +36,11 @@ func newFront(t *testing.T, n *lab.Node, dev, address, more string) *front {
 		}
 	}
 	text := fmt.Sprintf(frontConf, dev, address, more, n.Dir, dev, group, port)
+	if strings.Contains(more, "direct") { // injection, and unicast
+		text = strings.NewReplacer("DisableExternalCache off", "DisableExternalCache on", "direct", "",
+			"Multicast {", "UDP {\n\t\tIPv4_Destination_Address "+strings.TrimSuffix(address, address[len(address)-1:])+"9",
+			"IPv4_interface "+address, "", "\t\tIPv4_address "+group, "\t\tIPv4_address "+address, "Group", "Port").Replace(text)
+	}
 	if err := os.WriteFile(f.conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -263,4 +270,85 @@ func TestPrimaryBackupScript(t *testing.T) {
 	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
 		t.Errorf("after the take-over: %v", r.Failed)
 	}
+}
+
+// TestConntrackdsDaemon: the life of the daemon under conntrackd's options.
+func TestConntrackdsDaemon(t *testing.T) {
+	l := newLab(t, lab.Options{Sync: []string{"eth0", "eth1"}})
+	n := l.R[0]
+	f := newFront(t, n, "eth1", lab.SyncAddr(1, 0), "direct")
+	lock := filepath.Join(n.Dir, "eth1.lock")
+	fails := func(want string, args ...string) {
+		t.Helper()
+		out, err := f.run(args...)
+		if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), want) || out != "" {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
+	locked := func(want bool) {
+		t.Helper()
+		if _, err := os.Stat(lock); (err == nil) != want {
+			t.Errorf("lock file: %v", err)
+		}
+	}
+	const nobody = "can't connect: is conntrackd running? appropriate permissions?"
+	fails(nobody, "-s")
+	must[string](t)(f.run("-d"))
+	locked(true)
+	must[string](t)(f.run("-s"))
+	fails("lockfile `"+lock+"' exists, perhaps conntrackd already running?", "-d")
+
+	// The same views as conntrackd's, over unicast and with direct injection.
+	theirs := newFront(t, n, "eth0", lab.SyncAddr(0, 0), "direct")
+	must[string](t)(theirs.real("-d"))
+	for _, what := range []string{"-s", "-s cache", "-s link", "-s network", "-e", "-e -x", "-s exp", "-i exp", "-c exp"} {
+		args := strings.Fields(what)
+		a, b := must[string](t)(theirs.real(args...)), must[string](t)(f.run(args...))
+		if a, b = shape(what, a), shape(what, b); a != b {
+			t.Errorf("%s: conntrackd prints\n%s\nwe print\n%s", what, a, b)
+		}
+	}
+	must[string](t)(theirs.real("-k"))
+
+	// -F ends what is replicated, in the kernel, and none of the router's own.
+	for _, from := range []string{"10.1.0.77", "192.0.2.9"} {
+		must[string](t)(n.Run(strings.Fields("conntrack -I -p udp -d 203.0.113.77 --sport 1 --dport 2 -t 600 -s " + from)...))
+	}
+	wait(t, "the flow in the cache", func() (bool, error) {
+		out, err := f.run("-i")
+		return strings.Count(out, "\n") == 1 && strings.Contains(out, "10.1.0.77"), err
+	})
+	must[string](t)(f.run("-F"))
+	if left := must[string](t)(n.Run("conntrack", "-L", "-p", "udp")); strings.Contains(left, "10.1.0.77") || !strings.Contains(left, "192.0.2.9") {
+		t.Errorf("after -F:\n%s", left)
+	}
+
+	// A crash leaves the lock file; the next start takes it over.
+	lab.KillNamespace(n.Namespace)
+	wait(t, "the end of the daemon", func() (bool, error) {
+		_, err := f.run("-s")
+		return err != nil && strings.Contains(err.Error(), nobody), err
+	})
+	fails(nobody, "-s")
+	locked(true)
+	must[string](t)(f.run("-d"))
+	must[string](t)(f.run("-k"))
+	locked(false)
+	fails(nobody, "-k")
+
+	// In the foreground, as Debian's unit of conntrackd runs it: systemd is told.
+	path := filepath.Join(n.Dir, "notify")
+	systemd := must[*net.UnixConn](t)(net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"}))
+	defer systemd.Close()
+	p := must[*lab.Process](t)(n.Start("foreground", "env", "NOTIFY_SOCKET="+path, f.binary, "-C", f.conf, "--keepalived-conf", n.Dir+"/none"))
+	b := make([]byte, 100)
+	_ = systemd.SetReadDeadline(time.Now().Add(time.Minute))
+	if k, err := systemd.Read(b); err != nil || string(b[:k]) != "READY=1" {
+		t.Fatalf("%q, %v", b[:k], err)
+	}
+	must[string](t)(f.run("-s"))
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	locked(false)
 }

@@ -43,12 +43,11 @@ var idle = map[string]string{
 	"resendqueuesize":      "the resend queue grows as it fills, up to a limit of its own",
 	"scheduler":            "set CPUSchedulingPolicy= in the service's unit",
 	"state":                "flows are replicated in every state",
-	"systemd":              "the service's unit needs no notification",
 }
 
 // silent are settings that are true here whatever they say, or say what the
 // interface tells anyway.
-var silent = map[string]bool{"ipv4_interface": true, "ipv6_interface": true}
+var silent = map[string]bool{"ipv4_interface": true, "ipv6_interface": true, "systemd": true}
 
 func (t *translator) file(all []statement) {
 	for i := range all {

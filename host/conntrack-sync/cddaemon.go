@@ -61,6 +61,7 @@ func (o *options) cdPrepare(a *cdArgs, file *conntrackdconf.Result) (confDir str
 
 // cdServe runs the daemon in the foreground.
 func (o *options) cdServe(ctx context.Context, a *cdArgs, file *conntrackdconf.Result) (err error) {
+	notify := notifySocket()
 	tell := func(string) {}
 	if a.ready {
 		syscall.CloseOnExec(parentFD) // the engine must not hold it
@@ -95,13 +96,12 @@ func (o *options) cdServe(ctx context.Context, a *cdArgs, file *conntrackdconf.R
 	h.Log, h.Syslog = slog.New(newHandler(l)), l.syslog
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if a.ready {
-		go func() {
-			if awaitService(ctx, a.runDir) {
-				tell(serving)
-			}
-		}()
-	}
+	go func() {
+		if awaitService(ctx, a.runDir) {
+			tell(serving)
+			o.warn(sayReady(notify))
+		}
+	}()
 	return host.Load(ctx, h).Wait()
 }
 

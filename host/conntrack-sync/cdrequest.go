@@ -5,6 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/host/show"
@@ -18,12 +22,15 @@ import (
 const engineWait = 15 * time.Second
 
 // cdRequest carries out an option that asks the running daemon.
-func (o *options) cdRequest(ctx context.Context, a *cdArgs) error {
+func (o *options) cdRequest(ctx context.Context, a *cdArgs, lockFile string) error {
 	client := shim.Dial(o.runDir)
 	err := o.cdAsk(ctx, client, a)
 	for deadline := time.Now().Add(engineWait); errors.Is(err, shim.ErrNoEngine) && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 		err = o.cdAsk(ctx, client, a)
+	}
+	if err == nil && a.option == 'k' {
+		return awaitEnd(filepath.Join(o.runDir, "lock"), lockFile)
 	}
 	if errors.Is(err, shim.ErrNotRunning) {
 		return fmt.Errorf("can't connect: is conntrackd running? appropriate permissions? (%w)", err)
@@ -40,7 +47,7 @@ func (o *options) cdAsk(ctx context.Context, client *shim.Client, a *cdArgs) err
 	case 'i', 'e':
 		return o.cdDump(ctx, client, a)
 	case 'k':
-		return o.cdEnd(ctx, client)
+		return do("stop")
 	case 'F':
 		return o.cdFlushKernel(ctx, client, a.what)
 	case 'f':
@@ -174,15 +181,21 @@ func flushExpects(ctx context.Context, client *shim.Client, c *kernel.Conn) erro
 	return err
 }
 
-// cdEnd ends the daemon and waits until it has left its socket.
-func (o *options) cdEnd(ctx context.Context, client *shim.Client) error {
-	if err := client.Do(ctx, "stop"); err != nil {
-		return err
-	}
+// awaitEnd waits until nobody holds the locks of the daemon.
+func awaitEnd(locks ...string) error {
 	for deadline := time.Now().Add(engineWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if _, err := shim.Dial(o.runDir).Status(ctx); errors.Is(err, shim.ErrNotRunning) {
+		if !slices.ContainsFunc(locks, isLocked) {
 			return nil
 		}
 	}
 	return errors.New("the daemon was told to end and has not ended yet")
+}
+
+func isLocked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
 }

@@ -163,7 +163,7 @@ func (o *options) conntrackd(ctx context.Context, args []string) error {
 	case 'd':
 		return o.cdBackground(&a, file)
 	}
-	return o.cdRequest(ctx, &a)
+	return o.cdRequest(ctx, &a, file.LockFile)
 }
 
 // runDirOf is the run directory that goes with a UNIX Path of conntrackd's:

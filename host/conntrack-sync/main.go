@@ -102,6 +102,13 @@ type options struct {
 	format show.Format
 }
 
+// warn says what went wrong and does no harm.
+func (o *options) warn(err error) {
+	if err != nil {
+		fmt.Fprintf(o.stderr, "conntrack-sync: warning: %v\n", err)
+	}
+}
+
 func (o *options) jsonFlag(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&o.json, "json", false, "print one JSON document")
 	return c

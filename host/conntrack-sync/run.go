@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -48,7 +49,15 @@ func runCommand(o *options) *cobra.Command {
 		}
 		l := newLogger(o.stderr, syslogPath)
 		h.Log, h.Syslog = slog.New(newHandler(l)), l.syslog
-		return host.Load(c.Context(), h).Wait()
+		notify := notifySocket()
+		ctx, cancel := context.WithCancel(c.Context())
+		defer cancel()
+		go func() {
+			if awaitControl(ctx, o.runDir) {
+				o.warn(sayReady(notify))
+			}
+		}()
+		return host.Load(ctx, h).Wait()
 	}
 	return c
 }

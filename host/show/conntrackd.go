@@ -123,7 +123,9 @@ func cdNetwork(w io.Writer, s *stats.Statistics) {
 
 func cdCaches(w io.Writer, m *stats.Main) {
 	cdCache(w, "internal", &m.CacheInternal)
-	if m.CacheExternal != nil {
+	if m.ExternalInject != nil {
+		cdCounts(w, "external inject", m.ExternalInject, false)
+	} else if m.CacheExternal != nil {
 		cdCache(w, "external", m.CacheExternal)
 	}
 }
