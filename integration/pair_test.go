@@ -40,21 +40,24 @@ func newLab(t *testing.T, opt lab.Options) *lab.Lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			for _, r := range l.R {
-				logs, _ := filepath.Glob(filepath.Join(r.Dir, "*.log"))
-				for _, f := range logs {
-					b, _ := os.ReadFile(f)
-					t.Logf("%s\n%s", f, tail(b, 6000))
-				}
+	t.Cleanup(func() { closeLab(t, l, l.R[:]) })
+	return l
+}
+
+// closeLab takes a lab down; when the test failed, the routers' logs are printed.
+func closeLab(t *testing.T, l *lab.Lab, routers []*lab.Node) {
+	if t.Failed() {
+		for _, r := range routers {
+			logs, _ := filepath.Glob(filepath.Join(r.Dir, "*.log"))
+			for _, f := range logs {
+				b, _ := os.ReadFile(f)
+				t.Logf("%s\n%s", f, tail(b, 6000))
 			}
 		}
-		if err := l.Close(); err != nil {
-			t.Errorf("take the lab down: %v", err)
-		}
-	})
-	return l
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("take the lab down: %v", err)
+	}
 }
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }

@@ -35,7 +35,7 @@ func Main() {
 }
 
 var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast,
-	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient}
+	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient, "hub": runHub, "churn": churn}
 
 // program is this binary as one of the lab's programs.
 func (n *Node) program(words ...any) *exec.Cmd {

@@ -20,9 +20,9 @@ type audit struct {
 }
 
 const (
-	// An audit takes a hundredth of the time at most: reading a million entries
-	// takes a second or two.
-	auditShare = 100
+	// An audit takes a hundredth of the time at most: reading an entry takes some
+	// 2 microseconds.
+	auditPause = 200 * time.Microsecond // an entry
 	auditLeast = 3 * time.Second
 	auditMost  = 5 * time.Minute
 	// auditDoubt is how long an event may be on its way.
@@ -45,7 +45,6 @@ func (e *Engine) runAudit(ctx context.Context) error {
 	defer cancel()
 	e.refillMu.Lock()
 	defer e.refillMu.Unlock()
-	began := e.now()
 	e.beginFill(audit{cancel: cancel})
 	err := e.kernel.Dump(mine, func(flows []flow.Flow) error {
 		e.auditSlice(flows)
@@ -53,27 +52,26 @@ func (e *Engine) runAudit(ctx context.Context) error {
 	})
 	if err == nil {
 		e.suspectGone()
-		pause := min(max(auditShare*e.now().Sub(began), auditLeast), auditMost)
 		select {
 		case <-mine.Done():
 		case <-time.After(auditDoubt):
 			e.believe()
 		}
-		e.endAudit(pause)
+		e.endAudit()
 		return ctx.Err()
 	}
-	e.endAudit(auditMost)
+	e.endAudit()
 	if mine.Err() != nil {
 		return ctx.Err()
 	}
 	return err
 }
 
-func (e *Engine) endAudit(pause time.Duration) {
+func (e *Engine) endAudit() {
 	e.endFill(false)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.fill.audit = audit{pause: pause}
+	e.fill.audit = audit{pause: min(time.Duration(e.internal.Len())*auditPause, auditMost)}
 	e.audits++
 }
 

@@ -17,7 +17,7 @@ const (
 	probeEvery = 50 * time.Millisecond
 	// solicit is how long something may be unreported before a report is asked
 	// for: the one that was sent may be lost.
-	solicit = 200 * time.Millisecond
+	solicit = 100 * time.Millisecond
 	// calm is how long no datagram may have been missing before a difference is
 	// believed: what is on its way again needs no repair.
 	calm     = 300 * time.Millisecond

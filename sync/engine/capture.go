@@ -35,6 +35,10 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 	k := ev.Flow.Key()
 	r := e.internal.Find(&k)
 	if ev.Type == flow.EventDestroy {
+		if r != 0 && e.anotherLife(r, &ev.Flow) {
+			e.drops.repeatedEnds++
+			return
+		}
 		e.captureDestroy(r, &ev.Flow)
 		return
 	}
@@ -85,6 +89,14 @@ func (e *Engine) replace(now time.Time, r cache.Ref, f *flow.Flow) {
 func (e *Engine) sameLife(r cache.Ref, f *flow.Flow) bool {
 	id, ok := e.internal.ID(r)
 	return ok && f.Has&flow.HasID != 0 && id == f.ID
+}
+
+// anotherLife reports whether an end is that of an earlier flow with the same key.
+// The kernel says an end again, maybe behind the birth of the next, when another
+// listener with reliable delivery missed it.
+func (e *Engine) anotherLife(r cache.Ref, f *flow.Flow) bool {
+	id, ok := e.internal.ID(r)
+	return ok && f.Has&flow.HasID != 0 && id != f.ID
 }
 
 func (e *Engine) captureDestroy(r cache.Ref, f *flow.Flow) {

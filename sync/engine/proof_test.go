@@ -82,3 +82,20 @@ func TestAuditBelievesEvents(t *testing.T) {
 		t.Errorf("%d repairs of nothing", s["audit_repairs"])
 	}
 }
+
+// TestARepeatedEnd is not that of the next flow with the same tuple.
+func TestARepeatedEnd(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t, udptest.Faults{})
+	k := new(flowNo(1)).Key()
+	a.table.Put(flowNo(1))
+	first, _ := a.table.Flow(k)
+	a.table.Remove(k)
+	a.table.Put(flowNo(1))
+	a.table.Tell(flow.Event{Type: flow.EventDestroy, Flow: first})
+	a.table.Put(flowNo(2))
+	eventually(t, "the view", mirrors(t, a, b))
+	if s := statistics(t, a); s.Drops["repeated_ends"] != 1 || s.Main.CacheInternal.Active != 2 {
+		t.Errorf("%+v %v", s.Main.CacheInternal, s.Drops)
+	}
+}

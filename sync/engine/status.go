@@ -13,12 +13,14 @@ import (
 
 // drops counts what was thrown away or missed, by reason.
 type drops struct {
-	wire       wire.Errors // datagrams
-	payload    uint64      // messages whose content makes no sense
-	cacheFull  uint64
-	overruns   uint64
-	swept      uint64
-	linkLogged time.Time
+	wire      wire.Errors // datagrams
+	payload   uint64      // messages whose content makes no sense
+	cacheFull uint64
+	overruns  uint64
+	swept     uint64
+	// repeatedEnds are events about the end of an earlier flow with the same key.
+	repeatedEnds uint64
+	linkLogged   time.Time
 }
 
 // Statistics is a snapshot of the counters.
@@ -49,6 +51,7 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"older_epoch":             e.own.stale,
 			"not_followed":            e.own.foreign,
 			"swept_after_a_copy":      e.drops.swept,
+			"repeated_ends":           e.drops.repeatedEnds,
 		},
 		Excluded: e.excluded(),
 		Runtime: stats.Runtime{

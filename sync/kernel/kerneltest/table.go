@@ -71,6 +71,11 @@ func (t *Table) Remove(k flow.Key) { t.mutate(func() { t.remove(k, false, false)
 // RemoveSilently is Remove without an event.
 func (t *Table) RemoveSilently(k flow.Key) { t.mutate(func() { t.remove(k, false, true) }) }
 
+// Tell says an event that belongs to nothing that happens now.
+func (t *Table) Tell(ev flow.Event) {
+	t.mutate(func() { t.queue = append(t.queue, delivery{event: ev}) })
+}
+
 // Overrun reports the loss of events.
 func (t *Table) Overrun() {
 	t.mutate(func() { t.queue = append(t.queue, delivery{err: flow.ErrOverrun}) })
