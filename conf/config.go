@@ -21,6 +21,7 @@ type Config struct {
 	ExpectSync           []string       `json:"expect_sync"` // words of the tree; "all" is expanded; empty: off
 	DisableExternalCache bool           `json:"disable_external_cache"`
 	DisableSyslog        bool           `json:"disable_syslog"`
+	DisableGuard         bool           `json:"disable_takeover_guard"`
 	StartupResync        bool           `json:"startup_resync"`
 	EventQueueMB         int            `json:"event_queue_mb"`
 	EventQueueSet        bool           `json:"event_queue_set"` // the operator wrote it

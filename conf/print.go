@@ -45,6 +45,7 @@ func (c *Config) SetLines() []string {
 	if c.SyncQueueMB != DefaultSyncQueueMB {
 		p.value("sync-queue-size", strconv.Itoa(c.SyncQueueMB))
 	}
+	p.flag("takeover-guard disable", c.DisableGuard)
 	return p.lines
 }
 

@@ -79,6 +79,7 @@ func drawConfig(t *rapid.T) *Config {
 		SyncGroup:            rapid.StringMatching(`[a-zA-Z0-9 '"\\#{}_-][a-zA-Z0-9. '"\\#{}_-]{0,12}`).Draw(t, "group"),
 		DisableExternalCache: flip.Draw(t, "direct"),
 		DisableSyslog:        flip.Draw(t, "quiet"),
+		DisableGuard:         flip.Draw(t, "unguarded"),
 		StartupResync:        flip.Draw(t, "resync"),
 		EventQueueSet:        flip.Draw(t, "event set"),
 		EventQueueMB:         DefaultEventQueueMB,

@@ -47,6 +47,8 @@ var schema = []row{
 	{"purge-timeout", leaf, checkPurge, func(c *Config, s string) { c.PurgeTimeout = time.Duration(mustInt(s)) * time.Second }},
 	{"startup-resync", flag, nil, func(c *Config, _ string) { c.StartupResync = true }},
 	{"sync-queue-size", leaf, checkQueue, func(c *Config, s string) { c.SyncQueueMB = mustInt(s) }},
+	{"takeover-guard", plain, nil, nil},
+	{"takeover-guard disable", flag, nil, func(c *Config, _ string) { c.DisableGuard = true }},
 }
 
 var rowOf = func() map[string]*row {

@@ -90,6 +90,11 @@ func (c *Client) Diff(ctx context.Context) (stats.Diff, error) {
 	return get[stats.Diff](ctx, c, http.MethodGet, "/diff")
 }
 
+// CommitReport asks for the account of the last commit.
+func (c *Client) CommitReport(ctx context.Context) (stats.CommitReport, error) {
+	return get[stats.CommitReport](ctx, c, http.MethodGet, "/commit")
+}
+
 // Commit writes the external cache into the kernel.
 func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")

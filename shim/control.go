@@ -88,6 +88,10 @@ func (s *Shim) routes() http.Handler {
 		d, err := e.Diff(r.Context())
 		answer(w, d, err)
 	}))
+	m.HandleFunc("GET /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+		c, err := e.CommitReport(r.Context())
+		answer(w, c, err)
+	}))
 	m.HandleFunc("GET /cache/internal", s.withEngine(flows(contract.Internal)))
 	m.HandleFunc("GET /cache/external", s.withEngine(flows(contract.External)))
 	m.HandleFunc("POST /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {

@@ -91,6 +91,9 @@ func (f *fakeEngine) Statistics(context.Context) (stats.Statistics, error) {
 func (f *fakeEngine) Status(context.Context) (stats.Engine, error) {
 	return stats.Engine{Peers: []stats.Peer{{Address: "192.0.2.2", Alive: true}}}, nil
 }
+func (f *fakeEngine) CommitReport(context.Context) (stats.CommitReport, error) {
+	return stats.CommitReport{Refused: []stats.Refusal{{Reason: "clash"}}}, nil
+}
 func (f *fakeEngine) Diff(context.Context) (stats.Diff, error) { return stats.Diff{}, nil }
 func (f *fakeEngine) Ping(context.Context) error               { return nil }
 func (f *fakeEngine) Stop(context.Context) error               { f.note("stop"); return nil }
@@ -277,6 +280,9 @@ func TestControlSocket(t *testing.T) {
 		if err := c.Do(ctx, verb); err != nil {
 			t.Errorf("%s: %v", verb, err)
 		}
+	}
+	if r, err := c.CommitReport(ctx); err != nil || len(r.Refused) != 1 {
+		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := c.Commit(ctx); err != nil {
 		t.Error(err)

@@ -50,7 +50,7 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 			engine = nil
 		}
 	}
-	st.Peers, st.Commit = e.Peers, e.Commit
+	st.Peers, st.Commit, st.Guard = e.Peers, e.Commit, e.Guard
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
 	}
@@ -176,6 +176,9 @@ func alarms(st *stats.Status, engine bool) []string {
 		if l.State != "up" {
 			list = append(list, fmt.Sprintf("sync interface %s is %s", l.Interface, l.State))
 		}
+	}
+	if st.Guard.Problem != "" {
+		list = append(list, "the take-over guard does not work, this node's own stack may reset flows while it takes over: "+st.Guard.Problem)
 	}
 	heard, alive := int64(-1), false
 	for _, p := range st.Peers {

@@ -35,6 +35,19 @@ func (o *options) statusCommand() *cobra.Command {
 	return c
 }
 
+func (o *options) commitReportCommand() *cobra.Command {
+	return &cobra.Command{Use: "commit", Short: "The last commit, and the entries the kernel refused", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		r, err := shim.Dial(o.runDir).CommitReport(c.Context())
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return show.JSON(o.stdout, r)
+		}
+		return show.CommitReport(o.stdout, r)
+	}}
+}
+
 func (o *options) diffCommand() *cobra.Command {
 	return &cobra.Command{Use: "diff", Short: "Whether views were proven equal, and what repairs found", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
 		d, err := shim.Dial(o.runDir).Diff(c.Context())

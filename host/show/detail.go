@@ -49,6 +49,7 @@ func Detail(w io.Writer, s stats.Status) error {
 	if c := s.Commit; c != nil {
 		line("last commit", "%s", commit(c))
 	}
+	line("take-over guard", "%s", guard(&s.Guard))
 	line("not replicated", "%s", counts(s.Excluded))
 	line("configuration", "%s", strings.Join(s.Configuration.Files, ", "))
 	line("releases", "host %s, engine %s", orUnknown(s.Release), orUnknown(s.Plugin.Release))
@@ -93,21 +94,6 @@ func link(l *stats.Link) string {
 		return s + ", heard " + ago(*l.LastHeardMS) + " ago"
 	}
 	return s + ", never heard"
-}
-
-func commit(c *stats.Commit) string {
-	s := fmt.Sprintf("%s, %d entries in %.0f ms: %d created, %d updated, %d recreated", c.At, c.Entries, c.DurationMS, c.Created, c.Updated, c.Recreated)
-	if c.Ended > 0 {
-		s += fmt.Sprintf(", %d that ended elsewhere removed", c.Ended)
-	}
-	if len(c.Refused) == 0 {
-		return s + ", none refused"
-	}
-	refused := map[string]uint64{}
-	for why, n := range c.Refused {
-		refused[why] = uint64(n)
-	}
-	return s + ", refused: " + counts(refused)
 }
 
 // counts writes what is not zero, by name.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
@@ -18,12 +19,29 @@ func TestDetail(t *testing.T) {
 		Peers:     []stats.Peer{{Address: "192.0.2.1", Software: "conntrack-sync 0.1.9", Alive: true, LastHeardMS: 340, Unacked: 3}},
 		Links: []stats.Link{{Interface: "eth0", Address: "225.0.0.50", Port: 3780, State: "up", Active: true, LastHeardMS: &heard},
 			{Interface: "eth1", Address: "225.0.0.50", Port: 3781, State: "absent"}},
-		Commit:        &stats.Commit{At: "2021-12-24T10:00:00Z", Entries: 12, Created: 10, DurationMS: 7.4, Refused: map[string]int{"clash": 2}},
+		Commit:        &stats.Commit{Trigger: "MASTER", Early: 9, EarlyLeadMS: 21.5, At: "2021-12-24T10:00:00Z", Entries: 12, Created: 10, DurationMS: 7.4, Refused: map[string]int{"clash": 2}},
+		Guard:         stats.Guard{State: "up", InputDrops: 3, ForwardDrops: 1},
 		Excluded:      map[string]uint64{"router": 7, "vrrp": 1, "loopback": 0},
 		Configuration: stats.Configuration{Files: []string{"10-sync.conf", "20-site.conf"}},
 		Plugin:        stats.Plugin{PID: 42, Release: "0.2.1", UpSince: "2021-12-24T09:00:00Z", Restarts: 1},
 	})
 	golden(t, "status-detail.txt", b.String())
+}
+
+func TestCommitReport(t *testing.T) {
+	var b bytes.Buffer
+	refused := entry(0, 6, "10.77.0.1", "10.77.0.2", 33018, 5000, 0, 0)
+	expected := flow.Expect{Tuple: entry(0, 6, "fd77::1", "fd77::2", 0, 40000, 0, 0).Orig}
+	for _, r := range []stats.CommitReport{{},
+		{Commit: &stats.Commit{Trigger: "virtual address", At: "2021-12-24T10:00:00Z", Running: true, Total: 20000, Entries: 4096}},
+		{Commit: &stats.Commit{Trigger: "MASTER", At: "2021-12-24T10:00:00Z", Entries: 3, Created: 1, DurationMS: 0.7, Refused: map[string]int{"clash": 1, "no master": 1}},
+			Refused: []stats.Refusal{{Reason: "clash", Error: "file exists", Flow: &refused}, {Reason: "no master", Error: "no such file or directory", Expect: &expected}}},
+	} {
+		if err := CommitReport(&b, r); err != nil {
+			t.Error(err)
+		}
+	}
+	golden(t, "commit.txt", b.String())
 }
 
 func TestDiff(t *testing.T) {

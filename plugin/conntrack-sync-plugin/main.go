@@ -15,6 +15,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/sync/engine"
+	"github.com/conntrack-sync/conntrack-sync/sync/guard"
 	"github.com/conntrack-sync/conntrack-sync/sync/kernel"
 	"github.com/conntrack-sync/conntrack-sync/sync/udp"
 )
@@ -25,6 +26,7 @@ var version = "unknown" // set by the linker
 var (
 	_ engine.Kernel   = (*kernel.Conn)(nil)
 	_ engine.Link     = (*udp.Bundle)(nil)
+	_ engine.Guard    = (*guard.Guard)(nil)
 	_ contract.Engine = (*engine.Engine)(nil)
 )
 
@@ -33,6 +35,7 @@ func main() {
 	e := engine.New(engine.Options{
 		OpenKernel:     func() (engine.Kernel, error) { return kernel.Open(log) },
 		OpenLink:       func(c engine.LinkConfig) (engine.Link, error) { return openLink(c, log) },
+		OpenGuard:      openGuard,
 		InterfaceAddrs: interfaceAddrs,
 		Release:        version,
 		Log:            log,
@@ -99,6 +102,14 @@ func openLink(c engine.LinkConfig, log *slog.Logger) (engine.Link, error) {
 		return nil, err // not a typed nil in the interface
 	}
 	return link, nil
+}
+
+func openGuard() (engine.Guard, error) {
+	g, err := guard.Open()
+	if err != nil {
+		return nil, err // not a typed nil in the interface
+	}
+	return g, nil
 }
 
 func interfaceAddrs(name string) (addrs []netip.Addr) {

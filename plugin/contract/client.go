@@ -107,6 +107,10 @@ func (c *client) Diff(ctx context.Context) (stats.Diff, error) {
 	return read[stats.Diff](c.rpc.Diff(ctx, empty))
 }
 
+func (c *client) CommitReport(ctx context.Context) (stats.CommitReport, error) {
+	return read[stats.CommitReport](c.rpc.CommitReport(ctx, empty))
+}
+
 func (c *client) Status(ctx context.Context) (stats.Engine, error) {
 	return read[stats.Engine](c.rpc.Status(ctx, empty))
 }

@@ -36,13 +36,17 @@ type Engine interface {
 	// one without dropping its caches. At the first call the internal cache is
 	// filled from the kernel.
 	Configure(ctx context.Context, s Settings) error
-	// SetRole tells the role of a sync group, one of keepalived's words.
+	// SetRole tells the role of a sync group, one of keepalived's words. The
+	// take-over guard follows it: it stands while the role is known and not MASTER,
+	// and in a new MASTER until Commit has ended.
 	SetRole(ctx context.Context, group, role string) error
 	// Announce says on the sync link what became of this node's routes.
 	Announce(ctx context.Context, words []stats.RouteWord) error
 	// Commit writes the external cache into the kernel and returns when the
 	// last entry is written, those included that arrived meanwhile. A second
-	// call while one runs waits for that one and runs again.
+	// call while one runs waits for that one and runs again. What was written
+	// because a virtual address had arrived is not written again. In a MASTER
+	// its end lowers the take-over guard.
 	Commit(ctx context.Context) (stats.Commit, error)
 	// Flush empties caches. The peers are told of what leaves the internal one.
 	Flush(ctx context.Context, t Table) error
@@ -69,6 +73,8 @@ type Engine interface {
 	// Diff says whether this node's view and the peers' were proven equal, and what
 	// repairs found to differ.
 	Diff(ctx context.Context) (stats.Diff, error)
+	// CommitReport is the account of the last commit, with what the kernel refused.
+	CommitReport(ctx context.Context) (stats.CommitReport, error)
 	// Ping answers at once when the engine's loop is alive: it waits for
 	// nothing but the lock that serves events.
 	Ping(ctx context.Context) error

@@ -40,6 +40,9 @@ func (f *fake) Commit(ctx context.Context) (stats.Commit, error) {
 func (f *fake) Status(context.Context) (stats.Engine, error) {
 	return stats.Engine{Peers: []stats.Peer{{Address: "192.0.2.2"}}}, nil
 }
+func (f *fake) CommitReport(context.Context) (stats.CommitReport, error) {
+	return stats.CommitReport{Refused: []stats.Refusal{{Reason: "clash"}}}, nil
+}
 func (f *fake) Flows(_ context.Context, _ Table, fn func([]flow.Flow) error) error {
 	return fn(f.flows)
 }
@@ -86,6 +89,9 @@ func TestCallsArrive(t *testing.T) {
 	}
 	if s, err := e.Status(ctx); err != nil || s.Peers[0].Address != "192.0.2.2" {
 		t.Errorf("status %+v, %v", s, err)
+	}
+	if r, err := e.CommitReport(ctx); err != nil || len(r.Refused) != 1 || r.Refused[0].Reason != "clash" {
+		t.Errorf("report %+v, %v", r, err)
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()

@@ -127,6 +127,10 @@ func (s *server) Diff(ctx context.Context, _ *pb.Empty) (*pb.Document, error) {
 	return document(s.engine.Diff(ctx))
 }
 
+func (s *server) CommitReport(ctx context.Context, _ *pb.Empty) (*pb.Document, error) {
+	return document(s.engine.CommitReport(ctx))
+}
+
 func (s *server) Ping(ctx context.Context, _ *pb.Empty) (*pb.Empty, error) {
 	return empty, plain(s.engine.Ping(ctx))
 }

@@ -36,6 +36,7 @@ const (
 	Engine_Statistics_FullMethodName    = "/conntracksync.engine.v1.Engine/Statistics"
 	Engine_Status_FullMethodName        = "/conntracksync.engine.v1.Engine/Status"
 	Engine_Diff_FullMethodName          = "/conntracksync.engine.v1.Engine/Diff"
+	Engine_CommitReport_FullMethodName  = "/conntracksync.engine.v1.Engine/CommitReport"
 	Engine_Ping_FullMethodName          = "/conntracksync.engine.v1.Engine/Ping"
 	Engine_Stop_FullMethodName          = "/conntracksync.engine.v1.Engine/Stop"
 	Engine_Attach_FullMethodName        = "/conntracksync.engine.v1.Engine/Attach"
@@ -61,6 +62,7 @@ type EngineClient interface {
 	Statistics(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Diff(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
+	CommitReport(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	Stop(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -233,6 +235,16 @@ func (c *engineClient) Diff(ctx context.Context, in *Empty, opts ...grpc.CallOpt
 	return out, nil
 }
 
+func (c *engineClient) CommitReport(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Document)
+	err := c.cc.Invoke(ctx, Engine_CommitReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -292,6 +304,7 @@ type EngineServer interface {
 	Statistics(context.Context, *Empty) (*Document, error)
 	Status(context.Context, *Empty) (*Document, error)
 	Diff(context.Context, *Empty) (*Document, error)
+	CommitReport(context.Context, *Empty) (*Document, error)
 	Ping(context.Context, *Empty) (*Empty, error)
 	Stop(context.Context, *Empty) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -347,6 +360,9 @@ func (UnimplementedEngineServer) Status(context.Context, *Empty) (*Document, err
 }
 func (UnimplementedEngineServer) Diff(context.Context, *Empty) (*Document, error) {
 	return nil, status.Error(codes.Unimplemented, "method Diff not implemented")
+}
+func (UnimplementedEngineServer) CommitReport(context.Context, *Empty) (*Document, error) {
+	return nil, status.Error(codes.Unimplemented, "method CommitReport not implemented")
 }
 func (UnimplementedEngineServer) Ping(context.Context, *Empty) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -616,6 +632,24 @@ func _Engine_Diff_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_CommitReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Empty)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).CommitReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_CommitReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).CommitReport(ctx, req.(*Empty))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -717,6 +751,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Diff",
 			Handler:    _Engine_Diff_Handler,
+		},
+		{
+			MethodName: "CommitReport",
+			Handler:    _Engine_CommitReport_Handler,
 		},
 		{
 			MethodName: "Ping",

@@ -70,6 +70,23 @@ func (t *Table) ID(r Ref) (id uint32, ok bool) {
 // Since is the time of the insertion in Unix seconds.
 func (t *Table) Since(r Ref) int64 { return int64(t.at(r).since) }
 
+// Hear notes when the flow was last spoken of, in Unix seconds; Put does, too.
+func (t *Table) Hear(r Ref, now int64) { t.at(r).heard = uint32(now) }
+
+// Heard is when that was.
+func (t *Table) Heard(r Ref) int64 { return int64(t.at(r).heard) }
+
+// Carries reports whether the flow seems to carry traffic: assured, and of TCP
+// not closing.
+func (t *Table) Carries(r Ref) bool {
+	rec := t.at(r)
+	closing := rec.key.Tuple.Proto == flow.ProtoTCP && rec.tcp.State > flow.TCPEstablished
+	return rec.status&flow.StatusAssured != 0 && !closing
+}
+
+// Used reports whether the Ref names an entry now; it may be a later one's.
+func (t *Table) Used(r Ref) bool { return r != 0 && r < t.next && t.at(r).flags&flagUsed != 0 }
+
 // Timeout is the last timeout that was merged, in seconds.
 func (t *Table) Timeout(r Ref) uint32 { return t.at(r).timeout }
 

@@ -15,6 +15,7 @@ type record struct {
 	mark    uint32
 	id      uint32
 	since   uint32 // Unix seconds
+	heard   uint32 // Unix seconds
 	hash    uint32
 	extra   uint32 // 0: none; of a free record the next free one
 	gen     uint32

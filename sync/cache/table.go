@@ -108,7 +108,7 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	}
 	rec := t.at(r)
 	wasDirty := rec.flags&flagDirty != 0
-	*rec = record{key: k, hash: rec.hash, since: uint32(now), flags: flagUsed}
+	*rec = record{key: k, hash: rec.hash, since: uint32(now), heard: uint32(now), flags: flagUsed}
 	if wasDirty {
 		t.dirty--
 	}

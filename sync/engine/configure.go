@@ -48,6 +48,7 @@ func (e *Engine) Configure(ctx context.Context, s conf.Settings) error {
 	if err := e.refreshFilter(); err != nil {
 		return err
 	}
+	e.configureGuard()
 	e.sizeBuffer()
 	if !first {
 		return nil
@@ -165,12 +166,6 @@ func (e *Engine) readEvents(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(time.Second):
 		}
-	}
-}
-
-func (e *Engine) onAddrs() {
-	if err := e.refreshFilter(); err != nil {
-		e.log.Warn("addresses changed and cannot be read", "err", err)
 	}
 }
 

@@ -228,6 +228,7 @@ func (e *Engine) sweepExternal() (n int) {
 	for r := e.external.First(); r != 0; r = e.external.Next(r) {
 		if e.external.Old(r) {
 			k := e.external.Key(r)
+			e.ended(r, &k)
 			e.external.Delete(r)
 			e.endedElsewhere(&k, true)
 			e.injectFlow(k)

@@ -39,10 +39,10 @@ type Kernel interface {
 	// SetFilter drops events about flows of other protocols where the kernel can
 	// do that; none means all pass.
 	SetFilter(protocols []uint8) error
-	// LocalAddrs returns the addresses of this host; WatchAddrs calls fn
-	// whenever they changed, until ctx ends.
+	// LocalAddrs returns the addresses of this host; WatchAddrs calls fn with
+	// them at first and at once when they changed, until ctx ends.
 	LocalAddrs() ([]netip.Addr, error)
-	WatchAddrs(ctx context.Context, fn func()) error
+	WatchAddrs(ctx context.Context, fn func(local map[netip.Addr]bool)) error
 	// SetEventBuffer asks for room for events and returns what was given.
 	SetEventBuffer(bytes int) (int, error)
 	Close() error
@@ -59,6 +59,22 @@ type Link interface {
 	Close() error
 }
 
+// Guard keeps this host's own stack from answering packets of flows that it does
+// not know yet, and the kernel from keeping them as flows of its own. What is
+// raised falls by itself unless it is renewed; see package guard.
+type Guard interface {
+	// Protect says which addresses are virtual, and which others flows may be
+	// translated to.
+	Protect(virtual, spared []netip.Addr) error
+	// Raise guards what comes to this host; with window also what it forwards.
+	Raise(window bool) error
+	Renew() error
+	Lower() error
+	// Drops counts the packets dropped by each part.
+	Drops() (input, forward uint64, err error)
+	Close() error
+}
+
 // LinkConfig says how to open a Link.
 type LinkConfig struct {
 	Interfaces  []conf.Interface // in order of preference
@@ -71,6 +87,7 @@ type LinkConfig struct {
 type Options struct {
 	OpenKernel func() (Kernel, error)
 	OpenLink   func(LinkConfig) (Link, error)
+	OpenGuard  func() (Guard, error) // nil: there is none
 	// InterfaceAddrs returns the addresses of a sync interface; nil means none
 	// are known.
 	InterfaceAddrs func(name string) []netip.Addr
@@ -99,6 +116,7 @@ type Engine struct {
 	commitMu sync.Mutex // one commit at a time
 	refillMu sync.Mutex // one comparison at a time
 	injectMu sync.Mutex // one injection at a time
+	guard    guard      // has a lock of its own
 
 	kernel Kernel        // set once, by the first Configure
 	filled chan struct{} // closed when the internal cache was read from the kernel
@@ -140,7 +158,9 @@ type Engine struct {
 	buffer       eventBuffer
 	purge        purge
 	heritage     succession
-	commit       *stats.Commit
+	takeover     takeover
+	commit       *stats.Commit // the last one, or the one that runs
+	refusals     []stats.Refusal
 	wroteAt      time.Time // end of the last commit
 }
 
@@ -199,6 +219,7 @@ func (e *Engine) tickLoop(ctx context.Context) error {
 			return ctx.Err()
 		case <-t.C:
 			e.tick()
+			e.keepGuard()
 		}
 	}
 }
@@ -220,6 +241,7 @@ func (e *Engine) tick() {
 	e.watchPurge(now)
 	e.watchFill(now)
 	e.watchArmed(now)
+	e.watchTakeover(now)
 	e.exp.internal.Forget(now.Add(-burial).Unix())
 	e.exp.external.Forget(now.Add(-burial).Unix())
 }
@@ -233,6 +255,7 @@ func (e *Engine) Ping(context.Context) error {
 
 // SetRole remembers the role of a sync group.
 func (e *Engine) SetRole(_ context.Context, group, role string) error {
+	defer e.applyGuard()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.role != role {
@@ -246,6 +269,7 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 		e.own.endReign()
 		e.heritage = succession{}
 	}
+	e.turn(role)
 	was := e.injecting()
 	if role == master && e.role != role {
 		e.heritage = e.inherit()
@@ -272,6 +296,7 @@ func (e *Engine) Stop(context.Context) error {
 	if e.kernel != nil {
 		err = errors.Join(err, e.kernel.Close())
 	}
+	err = errors.Join(err, e.guard.close())
 	e.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("stop: %w", err)

@@ -232,10 +232,12 @@ func (c *commit) commitExpects(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	c.doc.Expects = len(batch)
 	c.doc.ExpectsWritten = done.Created + done.Updated + done.Recreated
 	for _, f := range done.Failed {
-		c.refuse(f.Reason, f.Err, "expectation", batch[f.Index].Expect.Tuple)
+		c.refuseExpect(f, &batch[f.Index].Expect)
 	}
 	return nil
 }

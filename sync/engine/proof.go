@@ -188,6 +188,7 @@ func (e *Engine) endIncoming(now time.Time) {
 		e.external.Load(r, &e.scratch)
 		e.differs(now, "stale", &e.scratch)
 		in.running = false
+		e.ended(r, &k)
 		e.external.Delete(r)
 		e.endedElsewhere(&k, true)
 		e.injectFlow(k)

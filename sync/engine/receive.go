@@ -67,6 +67,7 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 	switch {
 	case t == wire.CTDel:
 		if r != 0 {
+			e.ended(r, &k)
 			e.external.Delete(r)
 		}
 		e.endedElsewhere(&k, true)
@@ -74,7 +75,9 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		return
 	case r != 0 && t == wire.CTUpd:
 		e.renewed(now, r)
-		e.external.Merge(r, f)
+		if e.external.Merge(r, f) {
+			e.external.Hear(r, now.Unix())
+		}
 	default:
 		if r != 0 {
 			e.renewed(now, r)

@@ -122,13 +122,18 @@ func (e *Engine) excluded() map[string]uint64 {
 
 // Status is a snapshot of what the engine is about.
 func (e *Engine) Status(context.Context) (stats.Engine, error) {
+	guard := e.guardStatus()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.settings == nil {
 		return stats.Engine{}, errNotConfigured
 	}
 	now := e.now()
-	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Commit: e.commit, Filling: !e.fill.done || e.fill.running && e.fill.audit.cancel == nil, Refilling: e.copyIn.asked && !e.own.on}
+	s := stats.Engine{Release: e.opt.Release, Links: e.link.Links(), Excluded: e.excluded(), Filling: !e.fill.done || e.fill.running && e.fill.audit.cancel == nil, Refilling: e.copyIn.asked && !e.own.on}
+	if e.commit != nil {
+		s.Commit = new(e.commit.Clone())
+	}
+	s.Guard = guard
 	if e.purge.armed {
 		s.Purge = e.purge.due.Format(time.RFC3339)
 	}

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -86,45 +84,6 @@ func (c *Conn) SetEventBuffer(bytes int) (int, error) {
 		return 0, fmt.Errorf("read the size of the event buffer: %w", err)
 	}
 	return got / 2, nil
-}
-
-// LocalAddrs returns the addresses assigned to this host.
-func (c *Conn) LocalAddrs() ([]netip.Addr, error) {
-	nets, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("list local addresses: %w", err)
-	}
-	addrs := make([]netip.Addr, 0, len(nets))
-	for _, n := range nets {
-		if p, err := netip.ParsePrefix(n.String()); err == nil {
-			addrs = append(addrs, p.Addr().Unmap())
-		}
-	}
-	return addrs, nil
-}
-
-// addrSettle gathers the address changes of one transition into one call.
-const addrSettle = 20 * time.Millisecond
-
-// WatchAddrs calls fn after addresses came or went, until ctx ends.
-func (c *Conn) WatchAddrs(ctx context.Context, fn func()) error {
-	nl, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR})
-	if err != nil {
-		return fmt.Errorf("open a route socket: %w", err)
-	}
-	defer nl.Close()
-	defer interrupt(ctx, nl)()
-	for {
-		if _, err := nl.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return cause(ctx, fmt.Errorf("read address changes: %w", err))
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(addrSettle):
-		}
-		fn()
-	}
 }
 
 // interrupt makes the end of ctx unblock a read of nl; the returned function

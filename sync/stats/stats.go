@@ -3,7 +3,13 @@
 // RPC, the control socket and reach the operator as --json.
 package stats
 
-import "github.com/conntrack-sync/conntrack-sync/sync/flow"
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
 
 // Cache counts one cache. Active is the number of entries now; the others
 // only grow, re-insertions included, and survive a flush.
@@ -95,21 +101,69 @@ type Runtime struct {
 	ResendLimit    uint64 `json:"resend_limit"`       // how many of those can be kept
 }
 
-// Commit is the account of the last commit of the external cache.
+// Commit is the account of the last commit of the external cache, or of the one
+// that runs.
 type Commit struct {
-	At         string         `json:"at"` // RFC 3339
-	Entries    int            `json:"entries"`
-	Created    int            `json:"created"`
-	Updated    int            `json:"updated"`
-	Recreated  int            `json:"recreated"`
-	Refused    map[string]int `json:"refused,omitempty"`
-	DurationMS float64        `json:"duration_ms"`
+	// Trigger is what it began with: MASTER, the role; virtual address, its arrival
+	// before the role; operator.
+	Trigger string `json:"trigger"`
+	Running bool   `json:"running,omitempty"`
+	At      string `json:"at"` // RFC 3339
+	// Total is how many entries there were to write when it began, Entries how many
+	// are done; more may have come meanwhile.
+	Total   int `json:"total"`
+	Entries int `json:"entries"`
+	// Early of the Entries were written before the role, by a commit that began so
+	// long before this one.
+	Early       int            `json:"early,omitempty"`
+	EarlyLeadMS float64        `json:"early_lead_ms,omitempty"`
+	FirstMS     float64        `json:"first_ms,omitempty"` // until the first entries were written
+	Created     int            `json:"created"`
+	Updated     int            `json:"updated"`
+	Recreated   int            `json:"recreated"`
+	Refused     map[string]int `json:"refused,omitempty"`
+	DurationMS  float64        `json:"duration_ms"`
 	// Ended are entries of this node's former reign that ended during the other's
 	// and were removed from the kernel.
 	Ended int `json:"ended,omitempty"`
 	// Expects are the expectations there were, ExpectsWritten those the kernel took.
 	Expects        int `json:"expects,omitempty"`
 	ExpectsWritten int `json:"expects_written,omitempty"`
+}
+
+// Clone is a copy that shares nothing.
+func (c *Commit) Clone() Commit {
+	d := *c
+	d.Refused = maps.Clone(c.Refused)
+	return d
+}
+
+// CommitReport is the answer of "show conntrack-sync commit".
+type CommitReport struct {
+	Commit *Commit `json:"commit,omitempty"` // absent before the first
+	// Refused names the entries the kernel refused, by reason, at most 1,000.
+	Refused []Refusal `json:"refused"`
+}
+
+// Refusal is an entry the kernel refused: a flow or an expectation.
+type Refusal struct {
+	Reason string       `json:"reason"`
+	Error  string       `json:"error"`
+	Flow   *flow.Flow   `json:"flow,omitempty"`
+	Expect *flow.Expect `json:"expect,omitempty"`
+}
+
+// SortRefusals sorts by reason and leaves the order within.
+func SortRefusals(r []Refusal) {
+	slices.SortStableFunc(r, func(a, b Refusal) int { return strings.Compare(a.Reason, b.Reason) })
+}
+
+// Guard says how the take-over guard stands.
+type Guard struct {
+	State        string `json:"state"` // disabled, absent, down, up or window
+	InputDrops   uint64 `json:"input_drops"`
+	ForwardDrops uint64 `json:"forward_drops"`
+	Problem      string `json:"problem,omitempty"`
 }
 
 // Peer is what is known of a node on the sync link.
@@ -150,6 +204,7 @@ type Engine struct {
 	View      *View             `json:"view,omitempty"`     // with our own protocol
 	Conflict  string            `json:"conflict,omitempty"` // another node that says it is MASTER, as this one does
 	Commit    *Commit           `json:"commit,omitempty"`
+	Guard     Guard             `json:"guard"`
 	Filling   bool              `json:"filling,omitempty"`   // the internal cache is being read from the kernel
 	Refilling bool              `json:"refilling,omitempty"` // a full copy of the peer's table is under way
 	Purge     string            `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
@@ -224,4 +279,5 @@ type Status struct {
 	// Excluded counts kernel events about flows that are not replicated, by class.
 	Excluded map[string]uint64 `json:"excluded"`
 	Commit   *Commit           `json:"commit,omitempty"`
+	Guard    Guard             `json:"guard"`
 }

@@ -24,6 +24,7 @@ type Table struct {
 	local   []netip.Addr
 	addrs   chan struct{}
 	hold    chan struct{} // a Dump waits for its end
+	slow    chan struct{} // Apply does
 }
 
 type delivery struct {
@@ -87,6 +88,13 @@ func (t *Table) HoldDump() (release func()) {
 	hold := make(chan struct{})
 	t.mutate(func() { t.hold = hold })
 	return func() { close(hold) }
+}
+
+// HoldApply makes every Apply wait until release is called.
+func (t *Table) HoldApply() (release func()) {
+	slow := make(chan struct{})
+	t.mutate(func() { t.slow = slow })
+	return func() { close(slow) }
 }
 
 // SetLocal changes the host's addresses.
@@ -201,6 +209,15 @@ func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 
 // Apply does what the changes say.
 func (t *Table) Apply(ctx context.Context, batch []flow.Change) (done flow.Applied, err error) {
+	t.mu.Lock()
+	slow := t.slow
+	t.mu.Unlock()
+	if slow != nil {
+		select {
+		case <-slow:
+		case <-ctx.Done():
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return done, err
 	}
@@ -227,12 +244,29 @@ func (t *Table) apply(i int, c *flow.Change, done *flow.Applied) {
 		t.remove(k, true, false)
 		t.put(c.Flow, true, false)
 		done.Recreated++
+	case c.Op == flow.Upsert && c.Flow.Has&flow.HasMaster != 0 && !t.has(c.Flow.Master, c.Flow.Zone):
+		done.Failed = append(done.Failed, flow.Failure{Index: i, Reason: flow.ReasonNoMaster, Err: errors.New("no master")})
 	case t.limit > 0 && len(t.flows) >= t.limit:
 		done.Failed = append(done.Failed, flow.Failure{Index: i, Reason: flow.ReasonFull, Err: errors.New("table full")})
 	default:
 		t.put(c.Flow, true, false)
 		done.Created++
 	}
+}
+
+func (t *Table) has(tuple flow.Tuple, zone uint16) bool {
+	_, ok := t.flows[flow.Key{Tuple: tuple, Zone: zone}]
+	return ok
+}
+
+// All are the entries in the order of their creation.
+func (t *Table) All() (all []flow.Flow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range t.order {
+		all = append(all, t.flows[k])
+	}
+	return all
 }
 
 // LocalAddrs returns the host's addresses.
@@ -242,14 +276,19 @@ func (t *Table) LocalAddrs() ([]netip.Addr, error) {
 	return t.local, nil
 }
 
-// WatchAddrs calls fn after SetLocal.
-func (t *Table) WatchAddrs(ctx context.Context, fn func()) error {
+// WatchAddrs calls fn at once and after SetLocal.
+func (t *Table) WatchAddrs(ctx context.Context, fn func(map[netip.Addr]bool)) error {
 	for {
+		local, _ := t.LocalAddrs()
+		here := map[netip.Addr]bool{}
+		for _, a := range local {
+			here[a] = true
+		}
+		fn(here)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.addrs:
-			fn()
 		}
 	}
 }
