@@ -41,6 +41,10 @@ func (h *Handle) Watch(ctx context.Context, fn func([]GroupState)) error {
 	return h.shim.Watch(ctx, fn)
 }
 
+// Obstacle says, under a name of the caller's, why this node should not take over
+// from a peer yet; "" takes it back. A MASTER stays one.
+func (h *Handle) Obstacle(who, why string) { h.shim.Obstacle(who, why) }
+
 // Wait returns when conntrack-sync has ended; nil when it was told to.
 func (h *Handle) Wait() error {
 	<-h.done

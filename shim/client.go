@@ -85,6 +85,11 @@ func (c *Client) Statistics(ctx context.Context) (stats.Statistics, error) {
 	return get[stats.Statistics](ctx, c, http.MethodGet, "/statistics")
 }
 
+// Transitions asks for the receipts of the last changes of role.
+func (c *Client) Transitions(ctx context.Context) ([]stats.Transition, error) {
+	return get[[]stats.Transition](ctx, c, http.MethodGet, "/transitions")
+}
+
 // Diff asks how the nodes' views compare.
 func (c *Client) Diff(ctx context.Context) (stats.Diff, error) {
 	return get[stats.Diff](ctx, c, http.MethodGet, "/diff")
@@ -98,6 +103,19 @@ func (c *Client) CommitReport(ctx context.Context) (stats.CommitReport, error) {
 // Commit writes the external cache into the kernel.
 func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")
+}
+
+// HandOver gives the role away, or takes that back.
+func (c *Client) HandOver(ctx context.Context, h HandOver) error {
+	v := url.Values{"group": {h.Group}, "wait": {h.Wait.String()}}
+	if h.Force {
+		v.Set("force", "1")
+	}
+	if h.Cancel {
+		v.Set("cancel", "1")
+	}
+	_, err := get[struct{}](ctx, c, http.MethodPost, "/hand-over?"+v.Encode())
+	return err
 }
 
 // Do runs one of the verbs: commit, flush (with ?table=), resync, bulk,

@@ -59,10 +59,18 @@ func (s *Shim) routes() http.Handler {
 		st, err := s.Status(r.Context())
 		answer(w, st, err)
 	})
+	m.HandleFunc("GET /transitions", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, s.Transitions(), nil)
+	})
 	m.HandleFunc("GET /statistics", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
 		st, err := e.Statistics(r.Context())
 		answer(w, st, err)
 	}))
+	m.HandleFunc("POST /hand-over", func(w http.ResponseWriter, r *http.Request) {
+		wait, _ := time.ParseDuration(r.FormValue("wait"))
+		answer(w, struct{}{}, s.HandOver(r.Context(), HandOver{Group: r.FormValue("group"), Wait: wait,
+			Force: r.FormValue("force") != "", Cancel: r.FormValue("cancel") != ""}))
+	})
 	m.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) {
 		if !s.configured() {
 			answer(w, nil, ErrNotConfigured)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
@@ -19,6 +20,16 @@ type group struct {
 	done   int      // the last one whose sequence ran to its end
 	taken  int      // the last one whose commit ended
 	doubts []string // what speaks against the role
+
+	receipt *receipt // of the role; nil before the first
+
+	ready   stats.Readiness // at the last look
+	peers   []stats.Peer    // the same
+	guard   stats.Guard     // the same
+	lowered string          // why the node has made itself less wanted: it handed over
+	fault   bool            // and asks keepalived for FAULT
+	handing bool            // a hand-over waits
+	missed  time.Time       // since when no peer is MASTER after one
 }
 
 // recordDir holds the roles the fifo gave.
@@ -32,9 +43,9 @@ func (s *Shim) adoptGroups() {
 			delete(s.groups, name)
 		}
 	}
-	for _, name := range names {
+	for i, name := range names {
 		if s.groups[name] == nil {
-			s.groups[name] = &group{name: name}
+			s.groups[name] = &group{name: name, lowered: s.wasLowered(name, i == 0)}
 		}
 	}
 }

@@ -25,6 +25,7 @@ func (s *Shim) onRole(c vrrpwatch.Change) {
 		if g := s.groups[c.Group]; g != nil {
 			g.role, g.since = c, s.opt.Now()
 			g.serial++
+			s.openReceipt(g, c, g.since)
 		}
 	})
 }
@@ -46,12 +47,7 @@ const lastTransition = "last-transition"
 
 func (s *Shim) recordTransition(c vrrpwatch.Change) error {
 	line := fmt.Sprintf("%s at %s\n", c.State, s.opt.Now().Format("Mon Jan _2 15:04:05 MST 2006"))
-	path := filepath.Join(s.opt.RunDir, lastTransition)
-	tmp := filepath.Join(s.opt.RunDir, "."+lastTransition)
-	if err := os.WriteFile(tmp, []byte(line), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return replaceFile(filepath.Join(s.opt.RunDir, lastTransition), []byte(line))
 }
 
 // followGroup brings the engine into the state the group's role asks for: the
@@ -71,7 +67,7 @@ func (s *Shim) followGroup(ctx context.Context, g *group) {
 			done = g.done == want
 		})
 		if engine != nil && want > 0 && (!done || served != serial) {
-			if s.runSequence(ctx, g, serial, want, s.sequence(engine, role, done)) {
+			if s.runSequence(ctx, g, serial, want, s.sequence(engine, g, want, role, done)) {
 				served = serial
 				s.change(func() { g.done = want })
 			}
@@ -89,14 +85,15 @@ type step struct {
 	name   string
 	call   func(context.Context) error
 	serves bool // when it has ended, this node serves the peer's flows
+	bulk   bool // it sends everything to the peers
 }
 
 // sequence is what a role asks of the engine. repeated says that the role's
 // work was done already, by an engine that is gone. A role from before our
 // start is met by an engine that holds nothing to commit.
-func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool) []step {
+func (s *Shim) sequence(e contract.Engine, g *group, serial int, role vrrpwatch.Change, repeated bool) []step {
 	setRole := step{name: "tell the role", call: func(ctx context.Context) error { return e.SetRole(ctx, role.Group, string(role.State)) }}
-	bulk := step{name: "send everything to the peers", call: e.Bulk}
+	bulk := step{name: "send everything to the peers", call: e.Bulk, bulk: true}
 	resync := step{name: "refill the internal cache from the kernel", call: e.Resync}
 	ask := step{name: "ask the peers for their tables", call: e.RequestResync}
 	purge := step{name: "start the timed purge", call: e.ShortenTimers}
@@ -109,7 +106,9 @@ func (s *Shim) sequence(e contract.Engine, role vrrpwatch.Change, repeated bool)
 		return []step{setRole, resync, bulk}
 	case role.State == vrrpwatch.Master:
 		commit := step{name: "commit the external cache", serves: true, call: func(ctx context.Context) error {
-			_, err := s.commit(ctx, e)
+			began := s.opt.Now()
+			c, err := s.commit(ctx, e)
+			s.noteCommit(g, serial, began, c)
 			return err
 		}}
 		flush := step{name: "flush both caches", call: func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}
@@ -152,9 +151,11 @@ func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, step
 			return false
 		}
 		if errors.Is(err, contract.ErrGone) {
+			s.noteStep(g, want, &st, at, err)
 			<-ctx.Done() // the supervisor will say so
 			return false
 		}
+		s.noteStep(g, want, &st, at, err)
 		if st.serves {
 			s.change(func() { g.taken = want })
 		}
@@ -165,6 +166,13 @@ func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, step
 		s.log.Info("step done", "step", st.name, "ms", millis(s.opt.Now().Sub(at)))
 	}
 	s.log.Info("sequence done", "ms", millis(s.opt.Now().Sub(began)))
+	s.note(g, want, func(r *receipt, now time.Time) {
+		r.end(outcomeDone)
+		if r.DoneMS == nil {
+			r.DoneMS = r.since(now)
+		}
+	})
+	s.saveReceipts()
 	return true
 }
 

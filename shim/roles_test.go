@@ -23,6 +23,7 @@ type fakeEngine struct {
 	calls []string
 	hold  chan struct{} // nil: do not
 	gone  chan struct{}
+	says  *stats.Engine // nil: of a peer that is alive
 }
 
 func newFake() *fakeEngine { return &fakeEngine{gone: make(chan struct{})} }
@@ -88,7 +89,18 @@ func (f *fakeEngine) Expects(_ context.Context, t contract.Table) ([]flow.Expect
 func (f *fakeEngine) Statistics(context.Context) (stats.Statistics, error) {
 	return stats.Statistics{Main: stats.Main{Tracking: stats.Tracking{Lost: 3}}}, nil
 }
+func (f *fakeEngine) say(e stats.Engine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.says = &e
+}
+
 func (f *fakeEngine) Status(context.Context) (stats.Engine, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.says != nil {
+		return *f.says, nil
+	}
 	return stats.Engine{Peers: []stats.Peer{{Address: "192.0.2.2", Alive: true}}}, nil
 }
 func (f *fakeEngine) CommitReport(context.Context) (stats.CommitReport, error) {
@@ -237,7 +249,7 @@ func TestRoleFoundAtTheStart(t *testing.T) {
 	s.start = time.Now()
 	old := vrrpwatch.Change{State: vrrpwatch.Master, Stamp: s.start.Add(-time.Hour)}
 	e := newFake()
-	for _, st := range s.sequence(e, old, false) {
+	for _, st := range s.sequence(e, &group{}, 0, old, false) {
 		if err := st.call(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -62,6 +62,7 @@ type Shim struct {
 	refusal  string // the engine's, of the settings that are not applied
 
 	engine   contract.Engine // nil while there is none
+	engineAt time.Time       // when it came into service
 	serial   int             // of the engine: grows with each start and end
 	process  stats.Plugin
 	restarts int // asked for by the operator; grows
@@ -74,6 +75,9 @@ type Shim struct {
 
 	groups     map[string]*group // that are followed, by name
 	keepalived vrrpwatch.Conf    // its configuration, as it was last read
+	receipts   []*receipt        // of the last changes of role, oldest first
+	obstacles  map[string]string // why a host is not ready, by who says so
+	kick       chan struct{}     // asks the monitor to look at once
 
 	loadMu    sync.Mutex // one load at a time; guards lastFiles
 	lastFiles []conf.File
@@ -93,7 +97,8 @@ func New(opt Options) *Shim {
 	if opt.running == nil {
 		opt.running = new(vrrpwatch.Process).Running
 	}
-	s := &Shim{opt: opt, log: opt.Log, wake: make(chan struct{}), groups: map[string]*group{}}
+	s := &Shim{opt: opt, log: opt.Log, wake: make(chan struct{}), groups: map[string]*group{},
+		obstacles: map[string]string{}, kick: make(chan struct{}, 1)}
 	if s.opt.launch == nil {
 		s.opt.launch = s.launchBinary
 	}
@@ -116,13 +121,14 @@ func (s *Shim) Run(ctx context.Context) error {
 		return err
 	}
 	defer lock.Close()
+	s.loadReceipts()
 	if err := s.firstConfig(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.stop = cancel
-	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.serveControl, s.supervise}
+	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.monitor, s.serveControl, s.supervise}
 	errs := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { errs <- part(ctx) }()

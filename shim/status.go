@@ -17,12 +17,19 @@ import (
 
 // Status says what this node is about.
 func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
+	st, _, err := s.look(ctx)
+	return st, err
+}
+
+// look makes a status, and says what the engine answered for it; nil when there is
+// none or it does not answer.
+func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err error) {
 	var (
-		st         stats.Status
 		engine     contract.Engine
 		configured bool
 		role       vrrpwatch.State
 		doubts     []string
+		young      bool
 	)
 	s.view(func() {
 		configured = s.settings != nil
@@ -31,40 +38,50 @@ func (s *Shim) Status(ctx context.Context) (stats.Status, error) {
 		}
 		engine, role = s.engine, s.first().role.State
 		st = s.configuredStatus()
+		young = s.young()
 		doubts = s.missingGroups()
 		for _, name := range s.groupNames() {
 			doubts = append(doubts, s.groups[name].doubts...)
 		}
 	})
 	if !configured {
-		return st, ErrNotConfigured
+		return st, nil, ErrNotConfigured
 	}
 	st.LastTransition = s.lastTransition()
-	var e stats.Engine
-	if engine != nil {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		var err error
-		if e, err = engine.Status(ctx); err != nil {
-			s.log.Warn("the engine does not say its status", "err", err)
-			engine = nil
-		}
+	e = s.askEngine(ctx, engine)
+	said := e
+	if said == nil {
+		said = &stats.Engine{}
 	}
-	st.Peers, st.Commit, st.Guard = e.Peers, e.Commit, e.Guard
+	st.Peers, st.Commit, st.Guard = said.Peers, said.Commit, said.Guard
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
 	}
-	st.Excluded, st.View = e.Excluded, e.View
-	st.Links, st.Plugin.Release = e.Links, e.Release
+	st.Excluded, st.View = said.Excluded, said.View
+	st.Links, st.Plugin.Release = said.Links, said.Release
 	if st.Links == nil {
 		st.Links = []stats.Link{}
 	}
-	st.Readiness = readiness(role, engine != nil, &e)
-	st.Alarms = append(alarms(&st, engine != nil), doubts...)
-	if e.Conflict != "" {
-		st.Alarms = append(st.Alarms, "this node and "+e.Conflict+" both say that they are MASTER")
+	st.Readiness = readiness(role, e, young)
+	st.Alarms = append(alarms(&st, e != nil), doubts...)
+	if said.Conflict != "" {
+		st.Alarms = append(st.Alarms, "this node and "+said.Conflict+" both say that they are MASTER")
 	}
-	return st, nil
+	return st, e, nil
+}
+
+func (s *Shim) askEngine(ctx context.Context, engine contract.Engine) *stats.Engine {
+	if engine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	e, err := engine.Status(ctx)
+	if err != nil {
+		s.log.Warn("the engine does not say its status", "err", err)
+		return nil
+	}
+	return &e
 }
 
 // configuredStatus is the part that is known here; mu is held.
@@ -128,36 +145,6 @@ func (s *Shim) lastTransition() string {
 	}
 	line, _, _ := strings.Cut(string(b), "\n")
 	return line
-}
-
-// readiness says whether this node would carry the traffic now, and if not why.
-// A node that hears no peer is ready: nobody else would take over.
-func readiness(role vrrpwatch.State, engine bool, e *stats.Engine) stats.Readiness {
-	r := stats.Readiness{Reasons: []string{}}
-	alive := false
-	for _, p := range e.Peers {
-		alive = alive || p.Alive
-	}
-	add := func(ok bool, why string) { r.Ready, r.Reasons = ok, append(r.Reasons, why) }
-	switch {
-	case !engine:
-		add(role == vrrpwatch.Master, "the engine is not running")
-	case e.Filling:
-		add(role == vrrpwatch.Master, "the internal cache is being read from the kernel")
-	case role == vrrpwatch.Master:
-		add(true, "MASTER")
-	case !alive:
-		add(true, "no peer is heard")
-	case e.View != nil && e.View.InSync:
-		add(true, fmt.Sprintf("proven equal to the MASTER's table of %d entries %d ms ago", e.View.Entries, e.View.ProvenMS))
-	case e.View != nil:
-		add(false, fmt.Sprintf("not proven equal to the MASTER's table: %d of 4096 buckets differ", e.View.Differing))
-	case e.Refilling:
-		add(false, "the peer's table is still being copied")
-	default:
-		add(true, "a peer is heard and its table was copied")
-	}
-	return r
 }
 
 // alarms names what is wrong at the moment and needs somebody's attention.

@@ -132,7 +132,7 @@ func (s *Shim) runEngine(ctx context.Context) error {
 func (s *Shim) publish(p *process, settings contract.Settings) {
 	s.log.Info("engine running", "pid", p.pid)
 	s.change(func() {
-		s.engine, s.applied = p.engine, settings
+		s.engine, s.applied, s.engineAt = p.engine, settings, s.opt.Now()
 		s.serial++
 		s.granted = s.restarts
 		s.process = stats.Plugin{PID: p.pid, Restarts: s.process.Restarts, UpSince: s.opt.Now().Format(time.RFC3339)}

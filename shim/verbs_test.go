@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,21 @@ func TestAlarms(t *testing.T) {
 	}
 	if got := alarms(&stats.Status{}, false); len(got) != 1 || !strings.Contains(got[0], "engine is not running") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestAlarmsAreLogged once they last, and once more when they are over; a number
+// that grows is the same alarm.
+func TestAlarmsAreLogged(t *testing.T) {
+	var b strings.Builder
+	s := New(Options{Log: slog.New(slog.NewTextHandler(&b, nil))})
+	l, at := alarmLog{}, time.Unix(1000, 0)
+	l.look(s, at, []string{"no peer for 3 s", "a moment's"})
+	l.look(s, at.Add(time.Second), []string{"no peer for 4 s"})
+	l.look(s, at.Add(2*time.Second), []string{"no peer for 5 s"})
+	l.look(s, at.Add(3*time.Second), nil)
+	if n := strings.Count(b.String(), "\n"); n != 2 || !strings.Contains(b.String(), "alarm: no peer for 4 s") || !strings.Contains(b.String(), "alarm is over: no peer for") {
+		t.Errorf("logged\n%s", b.String())
 	}
 }
 

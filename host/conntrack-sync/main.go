@@ -89,7 +89,7 @@ func newRoot(e *env) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	o := &options{env: e}
 	root.PersistentFlags().StringVar(&o.runDir, "run-dir", defaultRunDir, "directory of the control socket")
-	root.AddCommand(runCommand(o), checkCommand(o), importCommand(o), conntrackdCommand(o), notifyCommand(o), showCommand(o), versionCommand(o))
+	root.AddCommand(runCommand(o), checkCommand(o), importCommand(o), conntrackdCommand(o), notifyCommand(o), handOverCommand(o), showCommand(o), versionCommand(o))
 	root.AddCommand(verbCommands(o)...)
 	return root
 }

@@ -60,3 +60,16 @@ func (o *options) diffCommand() *cobra.Command {
 		return show.Diff(o.stdout, d)
 	}}
 }
+
+func (o *options) transitionsCommand() *cobra.Command {
+	return &cobra.Command{Use: "transitions", Short: "The last changes of role, a time line each", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+		list, err := shim.Dial(o.runDir).Transitions(c.Context())
+		if err != nil {
+			return err
+		}
+		if o.json {
+			return show.JSON(o.stdout, list)
+		}
+		return show.Transitions(o.stdout, list)
+	}}
+}

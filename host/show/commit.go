@@ -53,7 +53,12 @@ func commit(c *stats.Commit) string {
 	if c.Running {
 		return s + fmt.Sprintf("RUNNING: %d entries of %d", c.Entries, max(c.Total, c.Entries))
 	}
-	s += fmt.Sprintf("%d entries in %.1f ms: %d created, %d updated, %d recreated", c.Entries, c.DurationMS, c.Created, c.Updated, c.Recreated)
+	return s + fmt.Sprintf("%d entries in %.1f ms: %s", c.Entries, c.DurationMS, written(c))
+}
+
+// written is what a commit did.
+func written(c *stats.Commit) string {
+	s := fmt.Sprintf("%d created, %d updated, %d recreated", c.Created, c.Updated, c.Recreated)
 	if c.Early > 0 {
 		s += fmt.Sprintf("; %d of them before the role, from %.1f ms earlier on", c.Early, c.EarlyLeadMS)
 	}

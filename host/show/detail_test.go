@@ -57,3 +57,27 @@ func TestDiff(t *testing.T) {
 	}
 	golden(t, "diff.txt", b.String())
 }
+
+func TestTransitions(t *testing.T) {
+	var b bytes.Buffer
+	ms := func(f float64) *float64 { return &f }
+	err := Transitions(&b, []stats.Transition{
+		{Group: "SG", State: "BACKUP", Source: "file", At: "2026-01-02T03:04:05.678Z", Outcome: "superseded by MASTER",
+			Steps: []stats.TransitionStep{{Name: "tell the role", AtMS: 0.1, DurationMS: 0.34}}},
+		{Group: "SG", State: "MASTER", Source: "fifo", At: "2026-01-02T03:04:06.000Z", Outcome: "done",
+			Steps: []stats.TransitionStep{{Name: "tell the role", AtMS: 0.1, DurationMS: 0.3}, {Name: "commit the external cache", AtMS: 0.5, DurationMS: 12},
+				{Name: "send everything to the peers", AtMS: 20, DurationMS: 1, Error: "no link"}},
+			Commit: &stats.Commit{Entries: 1000, Created: 990, Updated: 7, Refused: map[string]int{"clash": 3}}, FirstEntryMS: ms(1.2), LastEntryMS: ms(12.5),
+			DoneMS: ms(21), EqualMS: ms(1021.25)},
+	})
+	if err == nil {
+		_, err = b.WriteString("\n")
+	}
+	if err == nil {
+		err = Transitions(&b, nil)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	golden(t, "transitions.txt", b.String())
+}

@@ -66,14 +66,21 @@ func (n *Node) keepalived(group string, priority int) string {
     vrrp_version 3
     vrrp_notify_fifo %s
 }
-vrrp_sync_group %s {
+`, n.Name, n.FIFO())
+	track := ""
+	if n.lab.opt.Track {
+		conf += fmt.Sprintf("track_file ctsync {\n    file \"%s\"\n    weight 1\n    init_file -100 overwrite\n}\n", filepath.Join(n.RunDir(), "ready"))
+		track = "track_file {\n        ctsync\n    }"
+	}
+	conf += fmt.Sprintf(`vrrp_sync_group %s {
     group {
         internal
         external
     }
+    %s
     notify "%s"
 }
-`, n.Name, n.FIFO(), group, notify)
+`, group, track, notify)
 	for i, inst := range [][4]string{{"internal", "lan0", LANVirtual, LANVirtual6}, {"external", "wan0", WANVirtual, WANVirtual6}} {
 		conf += fmt.Sprintf(`vrrp_instance %s {
     state BACKUP
@@ -200,6 +207,11 @@ func (n *Node) Active() (internal, external uint64, err error) {
 		external = s.Main.CacheExternal.Active
 	}
 	return s.Main.CacheInternal.Active, external, nil
+}
+
+// Transitions are the receipts of the last changes of role.
+func (n *Node) Transitions() ([]stats.Transition, error) {
+	return ask[[]stats.Transition](n, "show", "conntrack-sync", "transitions")
 }
 
 // Expects are the expectations of a cache.

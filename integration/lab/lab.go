@@ -49,6 +49,7 @@ type Options struct {
 	Config     [2]string // of each router; "" is Seed
 	Conntrackd [2]bool   // run conntrackd there instead
 	Sync       []string  // sync interfaces; default SyncDev alone
+	Track      bool      // keepalived follows conntrack-sync's readiness
 	Log        func(format string, args ...any)
 }
 

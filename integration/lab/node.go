@@ -158,6 +158,30 @@ func (n *Node) PowerOff() error {
 	return first
 }
 
+// PowerOn brings a router back that was powered off, as after a boot: no flows, no
+// virtual addresses, no files of what ran.
+func (n *Node) PowerOn() error {
+	_, err := n.Run("conntrack", "-F")
+	for dev, virtual := range map[string]string{"lan0": LANVirtual, "wan0": WANVirtual} {
+		_, _ = n.Run("ip", "addr", "del", virtual+"/24", "dev", dev) // a standby has none
+	}
+	for _, dev := range []string{"lan0", "wan0", SyncDev} {
+		if _, e := n.Run("ip", "link", "set", dev, "up"); err == nil {
+			err = e
+		}
+	}
+	for _, f := range []string{"keepalived.pid", "vrrp.pid", "checkers.pid", "bfd.pid"} {
+		_ = os.Remove(n.file(f))
+	}
+	if e := os.RemoveAll(n.RunDir()); err == nil {
+		err = e
+	}
+	if e := os.MkdirAll(n.StateDir(), 0o755); err == nil {
+		err = e
+	}
+	return err
+}
+
 // HasVirtual reports whether the router holds the LAN's virtual address.
 func (n *Node) HasVirtual() bool {
 	out, _ := n.Run("ip", "-4", "addr", "show", "dev", "lan0")

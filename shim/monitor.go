@@ -1,0 +1,147 @@
+package shim
+
+import (
+	"context"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+)
+
+// lookEvery is how often the engine is asked how it stands. What hangs on it,
+// readiness and the proof of equality, is settled once a second by the nodes.
+const lookEvery = 200 * time.Millisecond
+
+// youth is how long an engine may not have heard a peer that is there.
+const youth = 3 * time.Second
+
+// young reports whether the engine has begun just now; mu is held.
+func (s *Shim) young() bool { return s.opt.Now().Sub(s.engineAt) < youth }
+
+// monitor looks at how the node stands: it logs alarms when they come and go,
+// completes receipts and keeps the readiness files.
+func (s *Shim) monitor(ctx context.Context) error {
+	t := time.NewTicker(lookEvery)
+	defer t.Stop()
+	files := readyFiles{shim: s, failed: map[string]string{}}
+	alarms := alarmLog{}
+	for {
+		if st, e, err := s.look(ctx); err == nil && ctx.Err() == nil {
+			alarms.look(s, s.opt.Now(), st.Alarms)
+			s.judge(e)
+			s.watchLowered()
+			files.write()
+		}
+		select {
+		case <-ctx.Done():
+			files.leave()
+			return ctx.Err()
+		case <-t.C:
+		case <-s.kick:
+		}
+	}
+}
+
+// lookNow asks the monitor for a look without waiting for its time.
+func (s *Shim) lookNow() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// alarmLasts is how long an alarm must stand to be worth a line: at a start and
+// during a take-over there are some for a moment.
+const alarmLasts = time.Second
+
+// alarmLog is what was said of the alarms.
+type alarmLog map[string]*alarm
+
+type alarm struct {
+	since  time.Time
+	logged bool
+}
+
+// look says which alarms are new and which are over.
+func (l alarmLog) look(s *Shim, now time.Time, alarms []string) {
+	stands := map[string]bool{}
+	for _, text := range alarms {
+		key := alarmKey(text)
+		stands[key] = true
+		a := l[key]
+		if a == nil {
+			a = &alarm{since: now}
+			l[key] = a
+		}
+		if !a.logged && now.Sub(a.since) >= alarmLasts {
+			a.logged = true
+			s.log.Warn("alarm: " + text)
+		}
+	}
+	for key, a := range l {
+		if stands[key] {
+			continue
+		}
+		if a.logged {
+			s.log.Info("alarm is over: " + key)
+		}
+		delete(l, key)
+	}
+}
+
+// alarmKey is an alarm without its numbers, which change from look to look.
+func alarmKey(a string) string {
+	key := []rune{}
+	for _, r := range a {
+		if r < '0' || r > '9' {
+			key = append(key, r)
+		}
+	}
+	return string(key)
+}
+
+// judge takes what the engine said of each group.
+func (s *Shim) judge(e *stats.Engine) {
+	var equal, all []*group
+	s.mu.Lock()
+	for _, g := range s.groups {
+		r := readiness(g.role.State, e, s.young())
+		if g.role.State != vrrpwatch.Master {
+			for _, why := range s.obstacles {
+				r.Ready, r.Reasons = false, append(r.Reasons, why)
+			}
+		}
+		if r.Ready != g.ready.Ready {
+			s.log.Info("readiness", "group", g.name, "ready", r.Ready, "reasons", r.Reasons)
+		}
+		g.ready, g.peers = r, nil
+		if e == nil {
+			continue
+		}
+		g.peers, g.guard = e.Peers, e.Guard
+		all = append(all, g)
+		if proven(g.role.State, e) {
+			equal = append(equal, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range all {
+		s.noteGuard(g, e.Guard)
+	}
+	for _, g := range equal {
+		s.noteEqual(g)
+	}
+}
+
+// Obstacle lets a host say, under a name of its own, why this node should not take
+// over from a peer yet; "" takes it back. A MASTER stays one.
+func (s *Shim) Obstacle(who, why string) {
+	s.change(func() {
+		if why == "" {
+			delete(s.obstacles, who)
+		} else {
+			s.obstacles[who] = why
+		}
+	})
+	s.lookNow()
+}
