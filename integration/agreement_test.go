@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"strconv"
@@ -240,6 +241,34 @@ func TestAgreementAfterTrouble(t *testing.T) {
 			m.equal(t, fmt.Sprintf("run %d, %s", run, x.name), strict, 1)
 			m.clear(t)
 		}
+	}
+}
+
+// TestWhereAFlowIs: an operator asks either router, and learns it of both.
+func TestWhereAFlowIs(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(2))
+	defer h.Close()
+	for i, want := range []string{
+		"  here (MASTER), sent to the peers\n    kernel   : ESTABLISHED, timeout",
+		"  here (BACKUP)\n    kernel   : -\n    internal : -\n    external : ESTABLISHED, timeout",
+	} {
+		wait(t, l.R[i].Name+"'s word", func() (bool, error) {
+			out, err := l.R[i].Sync("show", "conntrack-sync", "flow", lab.ClientAddr, lab.ServerAddr, "tcp")
+			head := "tcp " + lab.ClientAddr + ":"
+			return strings.HasPrefix(out, head) && strings.Contains(out, ", translated to "+lab.WANVirtual) && strings.Contains(out, want) &&
+				strings.Count(out, "ESTABLISHED") == 3, fmt.Errorf("%w: %s", err, out)
+		})
+	}
+	// As seen on the other side of the translation, in JSON.
+	out, err := l.R[1].Sync("show", "conntrack-sync", "flow", lab.WANVirtual, lab.ServerAddr, "--json")
+	var w stats.Where
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &w)
+	}
+	if err != nil || len(w.Flows) != 2 || w.Flows[0].Peers[0].Kernel == nil || w.Flows[0].Here.External == nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

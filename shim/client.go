@@ -100,6 +100,15 @@ func (c *Client) CommitReport(ctx context.Context) (stats.CommitReport, error) {
 	return get[stats.CommitReport](ctx, c, http.MethodGet, "/commit")
 }
 
+// Where asks where the flows are that match.
+func (c *Client) Where(ctx context.Context, q flow.Query) (w stats.Where, err error) {
+	b, err := json.Marshal(q)
+	if err != nil {
+		return w, err
+	}
+	return get[stats.Where](ctx, c, http.MethodGet, "/flow?query="+url.QueryEscape(string(b)))
+}
+
 // Commit writes the external cache into the kernel.
 func (c *Client) Commit(ctx context.Context) (stats.Commit, error) {
 	return get[stats.Commit](ctx, c, http.MethodPost, "/commit")

@@ -100,6 +100,7 @@ func (s *Shim) routes() http.Handler {
 		c, err := e.CommitReport(r.Context())
 		answer(w, c, err)
 	}))
+	m.HandleFunc("GET /flow", s.withEngine(where))
 	m.HandleFunc("GET /cache/internal", s.withEngine(flows(contract.Internal)))
 	m.HandleFunc("GET /cache/external", s.withEngine(flows(contract.External)))
 	m.HandleFunc("POST /commit", s.withEngine(func(w http.ResponseWriter, r *http.Request, e contract.Engine) {
@@ -157,6 +158,18 @@ func answer(w http.ResponseWriter, v any, err error) {
 		v = failure{err.Error()}
 	}
 	_ = json.NewEncoder(w).Encode(v) // a client that went away needs no answer
+}
+
+// where answers with the places of the flows that a query, in the URL as JSON,
+// names.
+func where(w http.ResponseWriter, r *http.Request, e contract.Engine) {
+	var q flow.Query
+	if err := json.Unmarshal([]byte(r.FormValue("query")), &q); err != nil {
+		answer(w, nil, err)
+		return
+	}
+	places, err := e.Where(r.Context(), q)
+	answer(w, places, err)
 }
 
 // flows streams a cache. An error in the middle is the stream's last line.

@@ -107,8 +107,11 @@ func (f *fakeEngine) CommitReport(context.Context) (stats.CommitReport, error) {
 	return stats.CommitReport{Refused: []stats.Refusal{{Reason: "clash"}}}, nil
 }
 func (f *fakeEngine) Diff(context.Context) (stats.Diff, error) { return stats.Diff{}, nil }
-func (f *fakeEngine) Ping(context.Context) error               { return nil }
-func (f *fakeEngine) Stop(context.Context) error               { f.note("stop"); return nil }
+func (f *fakeEngine) Where(_ context.Context, q flow.Query) (stats.Where, error) {
+	return stats.Where{Query: q}, nil
+}
+func (f *fakeEngine) Ping(context.Context) error { return nil }
+func (f *fakeEngine) Stop(context.Context) error { f.note("stop"); return nil }
 
 // rig is a running shim whose engines are fakes.
 type rig struct {

@@ -21,7 +21,9 @@ func call(args ...string) (code int, stdout, stderr string) {
 
 func TestWrongUseIsStatus2(t *testing.T) {
 	for _, args := range [][]string{{}, {"nonsense"}, {"show"}, {"show", "conntrack-sync", "nonsense"}, {"--nonsense"},
-		{"flush", "everything"}, {"show", "conntrack-sync", "cache", "internal", "nonsense"}, {"show", "conntrack-sync", "cache", "internal", "--format", "nonsense"},
+		{"flush", "everything"}, {"show", "conntrack-sync", "flow", "10.0.0.1"}, {"show", "conntrack-sync", "flow", "10.0.0.1", "fd00::1"}, {"show", "conntrack-sync", "flow", "10.0.0.1", "10.0.0.2", "nonsense"},
+		{"show", "conntrack-sync", "flow", "10.0.0.1", "10.0.0.2", "tcp", "0"}, {"show", "conntrack-sync", "flow", "a", "10.0.0.2"}, {"show", "conntrack-sync", "flow", "10.0.0.1", "10.0.0.2", "tcp", "1", "2", "3"},
+		{"show", "conntrack-sync", "cache", "internal", "nonsense"}, {"show", "conntrack-sync", "cache", "internal", "--format", "nonsense"},
 		{"show", "conntrack", "table", "ipv4", "--format", "nonsense"}, {"reset", "conntrack-sync"}, {"restart"}, {"notify", "GROUP", "SG"}, {"notify", "HOUSE", "SG", "MASTER", "0"}, {"notify", "GROUP", "SG", "MASTER", "high"}} {
 		if code, _, stderr := call(args...); code != 2 || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%q: status %d, %q", args, code, stderr)
@@ -35,7 +37,7 @@ func TestNotRunning(t *testing.T) {
 		{"show", "conntrack-sync", "cache", "internal"}, {"show", "conntrack-sync", "cache", "external", "--json"},
 		{"show", "conntrack-sync", "cache", "external", "expect"}, {"show", "conntrack-sync", "status", "--check"},
 		{"restart", "conntrack-sync"}, {"reset", "conntrack-sync", "external-cache"}, {"reset", "conntrack-sync", "internal-cache"},
-		{"commit"}, {"flush"}, {"flush", "internal"}, {"resync"}, {"bulk"}, {"request-resync"}, {"shorten-timers"}} {
+		{"show", "conntrack-sync", "flow", "10.0.0.1", "10.0.0.2", "tcp", "any", "80"}, {"commit"}, {"flush"}, {"flush", "internal"}, {"resync"}, {"bulk"}, {"request-resync"}, {"shorten-timers"}} {
 		if code, stdout, stderr := call(append(args, "--run-dir", dir)...); code != 1 || stdout != "" || stderr != "conntrack-sync is not running\n" {
 			t.Errorf("%q: status %d, %q, %q", args, code, stdout, stderr)
 		}

@@ -111,6 +111,14 @@ func (c *client) CommitReport(ctx context.Context) (stats.CommitReport, error) {
 	return read[stats.CommitReport](c.rpc.CommitReport(ctx, empty))
 }
 
+func (c *client) Where(ctx context.Context, q flow.Query) (w stats.Where, err error) {
+	b, err := json.Marshal(q)
+	if err != nil {
+		return w, err
+	}
+	return read[stats.Where](c.rpc.Where(ctx, &pb.Document{Json: b}))
+}
+
 func (c *client) Status(ctx context.Context) (stats.Engine, error) {
 	return read[stats.Engine](c.rpc.Status(ctx, empty))
 }

@@ -75,6 +75,8 @@ type Engine interface {
 	Diff(ctx context.Context) (stats.Diff, error)
 	// CommitReport is the account of the last commit, with what the kernel refused.
 	CommitReport(ctx context.Context) (stats.CommitReport, error)
+	// Where says where the flows are that match: here, on the way and on the peers.
+	Where(ctx context.Context, q flow.Query) (stats.Where, error)
 	// Ping answers at once when the engine's loop is alive: it waits for
 	// nothing but the lock that serves events.
 	Ping(ctx context.Context) error

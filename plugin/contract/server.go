@@ -131,6 +131,14 @@ func (s *server) CommitReport(ctx context.Context, _ *pb.Empty) (*pb.Document, e
 	return document(s.engine.CommitReport(ctx))
 }
 
+func (s *server) Where(ctx context.Context, d *pb.Document) (*pb.Document, error) {
+	var q flow.Query
+	if err := json.Unmarshal(d.Json, &q); err != nil {
+		return nil, plain(err)
+	}
+	return document(s.engine.Where(ctx, q))
+}
+
 func (s *server) Ping(ctx context.Context, _ *pb.Empty) (*pb.Empty, error) {
 	return empty, plain(s.engine.Ping(ctx))
 }

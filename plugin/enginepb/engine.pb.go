@@ -562,8 +562,7 @@ const file_engine_proto_rawDesc = "" +
 	"\x06seqadj\x18\x11 \x03(\rR\x06seqadj\x12\x1a\n" +
 	"\bsynproxy\x18\x12 \x03(\rR\bsynproxy\x12\x1a\n" +
 	"\bcounters\x18\x13 \x03(\x04R\bcounters\x12\x14\n" +
-	"\x05since\x18\x14 \x01(\x03R\x05since2\xf2\n" +
-	"\n" +
+	"\x05since\x18\x14 \x01(\x03R\x05since2\xc1\v\n" +
 	"\x06Engine\x12N\n" +
 	"\tConfigure\x12!.conntracksync.engine.v1.Document\x1a\x1e.conntracksync.engine.v1.Empty\x12H\n" +
 	"\aSetRole\x12\x1d.conntracksync.engine.v1.Role\x1a\x1e.conntracksync.engine.v1.Empty\x12M\n" +
@@ -580,7 +579,8 @@ const file_engine_proto_rawDesc = "" +
 	"Statistics\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12K\n" +
 	"\x06Status\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12I\n" +
 	"\x04Diff\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12Q\n" +
-	"\fCommitReport\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12F\n" +
+	"\fCommitReport\x12\x1e.conntracksync.engine.v1.Empty\x1a!.conntracksync.engine.v1.Document\x12M\n" +
+	"\x05Where\x12!.conntracksync.engine.v1.Document\x1a!.conntracksync.engine.v1.Document\x12F\n" +
 	"\x04Ping\x12\x1e.conntracksync.engine.v1.Empty\x1a\x1e.conntracksync.engine.v1.Empty\x12F\n" +
 	"\x04Stop\x12\x1e.conntracksync.engine.v1.Empty\x1a\x1e.conntracksync.engine.v1.Empty\x12J\n" +
 	"\x06Attach\x12\x1e.conntracksync.engine.v1.Empty\x1a\x1e.conntracksync.engine.v1.Empty0\x01B:Z8github.com/conntrack-sync/conntrack-sync/plugin/enginepbb\x06proto3"
@@ -627,29 +627,31 @@ var file_engine_proto_depIdxs = []int32{
 	0,  // 16: conntracksync.engine.v1.Engine.Status:input_type -> conntracksync.engine.v1.Empty
 	0,  // 17: conntracksync.engine.v1.Engine.Diff:input_type -> conntracksync.engine.v1.Empty
 	0,  // 18: conntracksync.engine.v1.Engine.CommitReport:input_type -> conntracksync.engine.v1.Empty
-	0,  // 19: conntracksync.engine.v1.Engine.Ping:input_type -> conntracksync.engine.v1.Empty
-	0,  // 20: conntracksync.engine.v1.Engine.Stop:input_type -> conntracksync.engine.v1.Empty
-	0,  // 21: conntracksync.engine.v1.Engine.Attach:input_type -> conntracksync.engine.v1.Empty
-	0,  // 22: conntracksync.engine.v1.Engine.Configure:output_type -> conntracksync.engine.v1.Empty
-	0,  // 23: conntracksync.engine.v1.Engine.SetRole:output_type -> conntracksync.engine.v1.Empty
-	0,  // 24: conntracksync.engine.v1.Engine.Announce:output_type -> conntracksync.engine.v1.Empty
-	1,  // 25: conntracksync.engine.v1.Engine.Commit:output_type -> conntracksync.engine.v1.Document
-	0,  // 26: conntracksync.engine.v1.Engine.Flush:output_type -> conntracksync.engine.v1.Empty
-	0,  // 27: conntracksync.engine.v1.Engine.Resync:output_type -> conntracksync.engine.v1.Empty
-	0,  // 28: conntracksync.engine.v1.Engine.Bulk:output_type -> conntracksync.engine.v1.Empty
-	0,  // 29: conntracksync.engine.v1.Engine.RequestResync:output_type -> conntracksync.engine.v1.Empty
-	0,  // 30: conntracksync.engine.v1.Engine.ShortenTimers:output_type -> conntracksync.engine.v1.Empty
-	4,  // 31: conntracksync.engine.v1.Engine.Flows:output_type -> conntracksync.engine.v1.FlowBatch
-	1,  // 32: conntracksync.engine.v1.Engine.Expects:output_type -> conntracksync.engine.v1.Document
-	1,  // 33: conntracksync.engine.v1.Engine.Statistics:output_type -> conntracksync.engine.v1.Document
-	1,  // 34: conntracksync.engine.v1.Engine.Status:output_type -> conntracksync.engine.v1.Document
-	1,  // 35: conntracksync.engine.v1.Engine.Diff:output_type -> conntracksync.engine.v1.Document
-	1,  // 36: conntracksync.engine.v1.Engine.CommitReport:output_type -> conntracksync.engine.v1.Document
-	0,  // 37: conntracksync.engine.v1.Engine.Ping:output_type -> conntracksync.engine.v1.Empty
-	0,  // 38: conntracksync.engine.v1.Engine.Stop:output_type -> conntracksync.engine.v1.Empty
-	0,  // 39: conntracksync.engine.v1.Engine.Attach:output_type -> conntracksync.engine.v1.Empty
-	22, // [22:40] is the sub-list for method output_type
-	4,  // [4:22] is the sub-list for method input_type
+	1,  // 19: conntracksync.engine.v1.Engine.Where:input_type -> conntracksync.engine.v1.Document
+	0,  // 20: conntracksync.engine.v1.Engine.Ping:input_type -> conntracksync.engine.v1.Empty
+	0,  // 21: conntracksync.engine.v1.Engine.Stop:input_type -> conntracksync.engine.v1.Empty
+	0,  // 22: conntracksync.engine.v1.Engine.Attach:input_type -> conntracksync.engine.v1.Empty
+	0,  // 23: conntracksync.engine.v1.Engine.Configure:output_type -> conntracksync.engine.v1.Empty
+	0,  // 24: conntracksync.engine.v1.Engine.SetRole:output_type -> conntracksync.engine.v1.Empty
+	0,  // 25: conntracksync.engine.v1.Engine.Announce:output_type -> conntracksync.engine.v1.Empty
+	1,  // 26: conntracksync.engine.v1.Engine.Commit:output_type -> conntracksync.engine.v1.Document
+	0,  // 27: conntracksync.engine.v1.Engine.Flush:output_type -> conntracksync.engine.v1.Empty
+	0,  // 28: conntracksync.engine.v1.Engine.Resync:output_type -> conntracksync.engine.v1.Empty
+	0,  // 29: conntracksync.engine.v1.Engine.Bulk:output_type -> conntracksync.engine.v1.Empty
+	0,  // 30: conntracksync.engine.v1.Engine.RequestResync:output_type -> conntracksync.engine.v1.Empty
+	0,  // 31: conntracksync.engine.v1.Engine.ShortenTimers:output_type -> conntracksync.engine.v1.Empty
+	4,  // 32: conntracksync.engine.v1.Engine.Flows:output_type -> conntracksync.engine.v1.FlowBatch
+	1,  // 33: conntracksync.engine.v1.Engine.Expects:output_type -> conntracksync.engine.v1.Document
+	1,  // 34: conntracksync.engine.v1.Engine.Statistics:output_type -> conntracksync.engine.v1.Document
+	1,  // 35: conntracksync.engine.v1.Engine.Status:output_type -> conntracksync.engine.v1.Document
+	1,  // 36: conntracksync.engine.v1.Engine.Diff:output_type -> conntracksync.engine.v1.Document
+	1,  // 37: conntracksync.engine.v1.Engine.CommitReport:output_type -> conntracksync.engine.v1.Document
+	1,  // 38: conntracksync.engine.v1.Engine.Where:output_type -> conntracksync.engine.v1.Document
+	0,  // 39: conntracksync.engine.v1.Engine.Ping:output_type -> conntracksync.engine.v1.Empty
+	0,  // 40: conntracksync.engine.v1.Engine.Stop:output_type -> conntracksync.engine.v1.Empty
+	0,  // 41: conntracksync.engine.v1.Engine.Attach:output_type -> conntracksync.engine.v1.Empty
+	23, // [23:42] is the sub-list for method output_type
+	4,  // [4:23] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name

@@ -37,6 +37,7 @@ const (
 	Engine_Status_FullMethodName        = "/conntracksync.engine.v1.Engine/Status"
 	Engine_Diff_FullMethodName          = "/conntracksync.engine.v1.Engine/Diff"
 	Engine_CommitReport_FullMethodName  = "/conntracksync.engine.v1.Engine/CommitReport"
+	Engine_Where_FullMethodName         = "/conntracksync.engine.v1.Engine/Where"
 	Engine_Ping_FullMethodName          = "/conntracksync.engine.v1.Engine/Ping"
 	Engine_Stop_FullMethodName          = "/conntracksync.engine.v1.Engine/Stop"
 	Engine_Attach_FullMethodName        = "/conntracksync.engine.v1.Engine/Attach"
@@ -63,6 +64,8 @@ type EngineClient interface {
 	Status(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	Diff(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
 	CommitReport(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Document, error)
+	// Where takes a query of flows.
+	Where(ctx context.Context, in *Document, opts ...grpc.CallOption) (*Document, error)
 	Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	Stop(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -245,6 +248,16 @@ func (c *engineClient) CommitReport(ctx context.Context, in *Empty, opts ...grpc
 	return out, nil
 }
 
+func (c *engineClient) Where(ctx context.Context, in *Document, opts ...grpc.CallOption) (*Document, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Document)
+	err := c.cc.Invoke(ctx, Engine_Where_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *engineClient) Ping(ctx context.Context, in *Empty, opts ...grpc.CallOption) (*Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Empty)
@@ -305,6 +318,8 @@ type EngineServer interface {
 	Status(context.Context, *Empty) (*Document, error)
 	Diff(context.Context, *Empty) (*Document, error)
 	CommitReport(context.Context, *Empty) (*Document, error)
+	// Where takes a query of flows.
+	Where(context.Context, *Document) (*Document, error)
 	Ping(context.Context, *Empty) (*Empty, error)
 	Stop(context.Context, *Empty) (*Empty, error)
 	// Attach stays open as long as the host lives; the process ends with it.
@@ -363,6 +378,9 @@ func (UnimplementedEngineServer) Diff(context.Context, *Empty) (*Document, error
 }
 func (UnimplementedEngineServer) CommitReport(context.Context, *Empty) (*Document, error) {
 	return nil, status.Error(codes.Unimplemented, "method CommitReport not implemented")
+}
+func (UnimplementedEngineServer) Where(context.Context, *Document) (*Document, error) {
+	return nil, status.Error(codes.Unimplemented, "method Where not implemented")
 }
 func (UnimplementedEngineServer) Ping(context.Context, *Empty) (*Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -650,6 +668,24 @@ func _Engine_CommitReport_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Engine_Where_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Document)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EngineServer).Where(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Engine_Where_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EngineServer).Where(ctx, req.(*Document))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Engine_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Empty)
 	if err := dec(in); err != nil {
@@ -755,6 +791,10 @@ var Engine_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CommitReport",
 			Handler:    _Engine_CommitReport_Handler,
+		},
+		{
+			MethodName: "Where",
+			Handler:    _Engine_Where_Handler,
 		},
 		{
 			MethodName: "Ping",

@@ -94,6 +94,14 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 			n := e.neighbour(now, l.addr)
 			n.high, n.release = b.High, b.Release
 		}
+	case wire.MsgQuestion:
+		if q, ok := wire.ParseQuestion(m.Body); ok {
+			e.onQuestion(now, p.ID, &q)
+		}
+	case wire.MsgAnswer:
+		if a, ok := wire.ParseAnswer(m.Body); ok {
+			e.onAnswer(p.ID, &a)
+		}
 	case wire.MsgRoutes:
 		if words, ok := wire.ParseRoutes(m.Body); ok {
 			l.routes = words

@@ -50,6 +50,9 @@ type spoken struct {
 	wants    bool
 	incoming incomingCopy
 
+	questions map[uint32]*question // asked and not answered yet
+	answering answering
+
 	unknown uint64 // updates of flows that are not known
 	stale   uint64 // data of an older epoch
 	foreign uint64 // data of a node that is not followed
@@ -94,5 +97,5 @@ type incomingCopy struct {
 }
 
 func newSpoken(id uint64, seq uint32) spoken {
-	return spoken{session: native.New(id, seq), nodes: map[netip.Addr]*neighbour{}, lives: map[uint64]*life{}}
+	return spoken{session: native.New(id, seq), nodes: map[netip.Addr]*neighbour{}, lives: map[uint64]*life{}, questions: map[uint32]*question{}}
 }

@@ -3,6 +3,7 @@ package ftfw
 import (
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/wire"
 )
 
@@ -164,4 +165,15 @@ func (s *Session) TakeUnacked(fn func(Item)) {
 	if s.queue.n > 0 {
 		s.queue.take(s.queue.head, s.queue.head+uint32(s.queue.n)-1, fn)
 	}
+}
+
+// Waits reports whether the peer has not acknowledged a message about the flow.
+func (s *Session) Waits(k *flow.Key) bool {
+	q := &s.queue
+	for i := range uint32(q.n) {
+		if p := q.at(q.head + i); p.live && p.item.Key == *k {
+			return true
+		}
+	}
+	return false
 }

@@ -348,6 +348,22 @@ func (s *Session) Behind(p *Peer) (n int) {
 	return n
 }
 
+// Waits reports whether the peer has not reported a message about the flow.
+func (s *Session) Waits(p *Peer, k *flow.Key) bool {
+	for i := s.grams.head; i != s.grams.tail; i++ {
+		g := s.grams.at(i)
+		if int32(g.seq-p.covered) < 0 {
+			continue
+		}
+		for n := range uint64(g.n) {
+			if s.items.at(g.first+n).Key == *k {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Covered reports whether the peer has reported everything before the number.
 func (p *Peer) Covered(seq uint32) bool { return p.reporting && int32(p.covered-seq) >= 0 }
 

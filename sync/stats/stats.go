@@ -221,6 +221,49 @@ type View struct {
 	Epoch     uint32 `json:"epoch"`               // the highest known
 }
 
+// Where is the answer of "show conntrack-sync flow": where the flows are that
+// match.
+type Where struct {
+	Query     flow.Query    `json:"query"`
+	Role      string        `json:"role,omitempty"`
+	Flows     []Whereabouts `json:"flows"`
+	Peers     []Asked       `json:"peers"`
+	Truncated bool          `json:"truncated,omitempty"` // there are more
+}
+
+// Asked is a peer that was asked where flows are.
+type Asked struct {
+	Address  string `json:"address"`
+	Role     string `json:"role,omitempty"`
+	Answered bool   `json:"answered"`
+	Why      string `json:"why,omitempty"` // it did not
+}
+
+// Whereabouts is where one flow is.
+type Whereabouts struct {
+	Flow  flow.Flow   `json:"flow"` // as one of the places has it
+	Here  Places      `json:"here"`
+	Sent  *bool       `json:"sent,omitempty"` // the peers were told of it; absent where it is not this node's
+	Peers []PeerPlace `json:"peers"`
+}
+
+// PeerPlace is where a flow is on a peer.
+type PeerPlace struct {
+	Address string `json:"address"`
+	// Acknowledged says that the peer has reported all that was sent about the
+	// flow; absent where nothing was.
+	Acknowledged *bool `json:"acknowledged,omitempty"`
+	Places
+}
+
+// Places are those of a flow on one node; absent ones do not have it.
+type Places struct {
+	Kernel   *flow.Flow `json:"kernel,omitempty"`
+	Internal *flow.Flow `json:"internal,omitempty"`
+	External *flow.Flow `json:"external,omitempty"`
+	Filtered string     `json:"filtered,omitempty"` // why the kernel's is not replicated
+}
+
 // Diff is the answer of "show conntrack-sync diff".
 type Diff struct {
 	View  *View  `json:"view,omitempty"` // of the node that is followed; absent on a MASTER
