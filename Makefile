@@ -11,7 +11,7 @@ UNIT      := $(shell $(GO) list ./... 2>/dev/null | grep -v '/integration')
 
 export CGO_ENABLED ?= 0
 
-.PHONY: build test unit race integration check fuzz bench bench-micro proto demo demo-clean install-tools clean
+.PHONY: build install test unit race integration check fuzz bench bench-micro proto demo demo-clean install-tools clean
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./host/conntrack-sync ./plugin/conntrack-sync-plugin
@@ -46,6 +46,23 @@ check:
 
 fuzz:
 	@sh integration/fuzz.sh $(GO) $(FUZZTIME)
+
+# Installs what `make build` made: make install DESTDIR=/tmp/package, for one.
+PREFIX     ?= /usr
+sbin       := $(DESTDIR)$(PREFIX)/sbin
+libexec    := $(DESTDIR)$(PREFIX)/libexec/conntrack-sync
+unit       := $(DESTDIR)$(PREFIX)/lib/systemd/system
+completion := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+docs       := $(DESTDIR)$(PREFIX)/share/doc/conntrack-sync
+
+install:
+	install -d $(sbin) $(libexec) $(unit) $(completion) $(docs)/examples $(DESTDIR)/etc/conntrack-sync/conf.d
+	install -m 755 $(BIN)/conntrack-sync $(sbin)/
+	install -m 755 $(BIN)/conntrack-sync-plugin $(libexec)/
+	sed 's|/usr/|$(PREFIX)/|' packaging/conntrack-sync.service >$(unit)/conntrack-sync.service
+	$(BIN)/conntrack-sync completion bash >$(completion)/conntrack-sync
+	install -m 644 README.md CHANGELOG.md LICENSE NOTICE docs/*.md $(docs)/
+	install -m 644 packaging/examples/* packaging/keepalived/* $(docs)/examples/
 
 # The comparison with conntrackd, as root: QUICK=1 is short, PARTS=udp,bulk only
 # some, DOCS=docs writes the table into docs/BENCHMARKS.md.

@@ -62,11 +62,14 @@ func runCommand(o *options) *cobra.Command {
 	return c
 }
 
-// findPlugin looks next to this binary, then in libexec.
+// findPlugin looks next to this binary, then in the libexec of the same prefix,
+// then in the usual one.
 func (o *options) findPlugin() string {
 	if self, err := o.executable(); err == nil {
-		if p := filepath.Join(filepath.Dir(self), pluginName); exists(p) {
-			return p
+		for _, dir := range []string{"", "../libexec/conntrack-sync"} {
+			if p := filepath.Join(filepath.Dir(self), dir, pluginName); exists(p) {
+				return p
+			}
 		}
 	}
 	return filepath.Join(libexec, pluginName)
