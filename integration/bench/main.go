@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -21,6 +22,7 @@ type plan struct {
 	parts   []string
 	systems []string
 	repeat  int
+	rates   []int  // thousands of UDP flows a second
 	bin     string // directory of our binaries
 	out     string // directory of the results
 	docs    string // directory of BENCHMARKS.md, which gets the table; "" leaves it alone
@@ -62,10 +64,18 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.out, "out", "bin/bench", "directory of the results")
 	f.StringVar(&p.docs, "docs", "", "directory of BENCHMARKS.md, to be given the table")
 	f.BoolVar(&p.verbose, "v", false, "print each single figure")
+	rates := f.String("rates", "5,20,60,100", "thousands of flows a second of the part udp")
 	names := f.String("parts", strings.Join(partNames(), ","), "what is measured")
 	systems := f.String("systems", strings.Join(systemNames, ","), "what is compared")
 	if err := f.Parse(args); err != nil {
 		return nil, err
+	}
+	for _, r := range strings.Split(*rates, ",") {
+		k, err := strconv.Atoi(r)
+		if err != nil {
+			return nil, fmt.Errorf("rate %q is no number", r)
+		}
+		p.rates = append(p.rates, k)
 	}
 	p.parts, p.systems = strings.Split(*names, ","), strings.Split(*systems, ",")
 	for _, n := range p.parts {

@@ -194,7 +194,7 @@ func (t *trial) equal(name string) error {
 }
 
 func (t *trial) udp() error {
-	for _, k := range []int{5, 20, 60, 100} {
+	for _, k := range t.plan.rates {
 		if err := t.steady(fmt.Sprintf("UDP %dk flows/s", k), "udp", 1000*k, float64(t.size(4, 8))); err != nil {
 			return err
 		}

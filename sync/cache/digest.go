@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/proof"
 )
 
@@ -13,30 +14,42 @@ func (t *Table) Prove() { t.digest = &proof.Digest{} }
 func (t *Table) Digest() *proof.Digest { return t.digest }
 
 // Bucket is the bucket of an entry.
-func (t *Table) Bucket(r Ref) uint16 { return proof.BucketOf(proof.KeyHash(&t.at(r).key)) }
+func (t *Table) Bucket(r Ref) uint16 {
+	var k flow.Key
+	t.keyOf(t.at(r), &k)
+	return proof.BucketOf(proof.KeyHash(&k))
+}
 
 // Known reports whether the entry was marked as known to the peers, whole, and
 // only changed since in what an update by handle can carry.
-func (t *Table) Known(r Ref) bool { return t.at(r).flags&flagKnown != 0 }
+func (t *Table) Known(r Ref) bool { return t.at(r).has&flagKnown != 0 }
 
 // SetKnown marks it so.
-func (t *Table) SetKnown(r Ref) { t.at(r).flags |= flagKnown }
+func (t *Table) SetKnown(r Ref) { t.at(r).has |= flagKnown }
 
-func (rec *record) hash64() (key, state uint64) {
-	key = proof.KeyHash(&rec.key)
-	return key, proof.StateHash(key, &rec.reply, rec.status, rec.mark, rec.tcp.State)
+// hash64 are the hashes the digest is made of; zeros where it is not kept.
+func (t *Table) hash64(rec *record) (key, state uint64) {
+	if t.digest == nil {
+		return 0, 0
+	}
+	var k flow.Key
+	var reply flow.Tuple
+	t.keyOf(rec, &k)
+	t.replyOf(rec, &reply)
+	key = proof.KeyHash(&k)
+	return key, proof.StateHash(key, &reply, rec.status, rec.mark, rec.tcp.State)
 }
 
 // count and discount keep the digest.
 func (t *Table) count(rec *record) {
 	if t.digest != nil {
-		t.digest.Add(rec.hash64())
+		t.digest.Add(t.hash64(rec))
 	}
 }
 
 func (t *Table) discount(rec *record) {
 	if t.digest != nil {
-		t.digest.Remove(rec.hash64())
+		t.digest.Remove(t.hash64(rec))
 	}
 }
 
@@ -46,5 +59,10 @@ func (t *Table) Live(r Ref, check uint16) bool {
 		return false
 	}
 	rec := t.at(r)
-	return rec.flags&flagUsed != 0 && proof.CheckOf(&rec.key) == check
+	if rec.has&flagUsed == 0 {
+		return false
+	}
+	var k flow.Key
+	t.keyOf(rec, &k)
+	return proof.CheckOf(&k) == check
 }

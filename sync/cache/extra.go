@@ -11,7 +11,6 @@ type extra struct {
 	sctp              flow.SCTP
 	adjOrig, adjReply flow.SeqAdj
 	synproxy          flow.Synproxy
-	next              uint32 // of a free extra the next free one
 }
 
 func (x *extra) merge(u *flow.Flow) {
@@ -41,29 +40,4 @@ func (x *extra) merge(u *flow.Flow) {
 func (x *extra) load(f *flow.Flow) {
 	f.Master, f.Helper, f.Labels, f.DCCP, f.SCTP = x.master, x.helper, x.labels, x.dccp, x.sctp
 	f.SeqAdjOrig, f.SeqAdjReply, f.Synproxy = x.adjOrig, x.adjReply, x.synproxy
-}
-
-// extras hands extra records out; number 0 is none.
-type extras struct {
-	all  []extra
-	free uint32
-}
-
-func (e *extras) at(i uint32) *extra { return &e.all[i-1] }
-
-func (e *extras) alloc() uint32 {
-	if i := e.free; i != 0 {
-		e.free = e.at(i).next
-		*e.at(i) = extra{}
-		return i
-	}
-	e.all = append(e.all, extra{})
-	return uint32(len(e.all))
-}
-
-func (e *extras) release(i uint32) {
-	if i != 0 {
-		e.at(i).next = e.free
-		e.free = i
-	}
 }

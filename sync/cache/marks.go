@@ -15,12 +15,12 @@ func (t *Table) Old(r Ref) bool { return t.at(r).gen != t.gen }
 func (t *Table) Renew(r Ref) { t.at(r).gen = t.gen }
 
 // Dirty reports whether the entry changed since it was last cleaned.
-func (t *Table) Dirty(r Ref) bool { return t.at(r).flags&flagDirty != 0 }
+func (t *Table) Dirty(r Ref) bool { return t.at(r).has&flagDirty != 0 }
 
 // Clean marks the entry as written.
 func (t *Table) Clean(r Ref) {
-	if rec := t.at(r); rec.flags&flagDirty != 0 {
-		rec.flags &^= flagDirty
+	if rec := t.at(r); rec.has&flagDirty != 0 {
+		rec.has &^= flagDirty
 		t.dirty--
 	}
 }
@@ -29,26 +29,28 @@ func (t *Table) Clean(r Ref) {
 func (t *Table) DirtyCount() int { return t.dirty }
 
 // End marks the entry as ended elsewhere, until Revive or a Put under its key.
-func (t *Table) End(r Ref) { t.at(r).flags |= flagEnded }
+func (t *Table) End(r Ref) { t.at(r).has |= flagEnded }
 
 // Revive takes that back.
-func (t *Table) Revive(r Ref) { t.at(r).flags &^= flagEnded }
+func (t *Table) Revive(r Ref) { t.at(r).has &^= flagEnded }
 
 // Ended reports whether it is so marked.
-func (t *Table) Ended(r Ref) bool { return t.at(r).flags&flagEnded != 0 }
+func (t *Table) Ended(r Ref) bool { return t.at(r).has&flagEnded != 0 }
 
 // Has says what is known of the entry.
-func (t *Table) Has(r Ref) flow.Has { return t.at(r).has }
+func (t *Table) Has(r Ref) flow.Has { return t.at(r).has & hasMask }
 
 // Contradicts reports whether u, read from the kernel, says anything else of the
 // entry than is known, in what events tell of: not its timeout, and not what
 // packets change without one.
 func (t *Table) Contradicts(r Ref, u *flow.Flow) bool {
 	rec := t.at(r)
+	var reply flow.Tuple
+	t.replyOf(rec, &reply)
 	return u.Has&flow.HasStatus != 0 && u.Status != rec.status ||
 		u.Has&flow.HasMark != 0 && u.Mark != rec.mark ||
 		u.Has&flow.HasTCPState != 0 && u.TCP.State != rec.tcp.State ||
-		u.Has&flow.HasReply != 0 && u.Reply != rec.reply ||
+		u.Has&flow.HasReply != 0 && u.Reply != reply ||
 		u.Has&hasExtra&^rec.has != 0
 }
 
@@ -59,7 +61,10 @@ func (t *Table) Note(r Ref) uint32 { return t.at(r).note }
 func (t *Table) SetNote(r Ref, n uint32) { t.at(r).note = n }
 
 // Key returns the key of the entry.
-func (t *Table) Key(r Ref) flow.Key { return t.at(r).key }
+func (t *Table) Key(r Ref) (k flow.Key) {
+	t.keyOf(t.at(r), &k)
+	return k
+}
 
 // ID returns the kernel's id of the entry; ok is false when it is not known.
 func (t *Table) ID(r Ref) (id uint32, ok bool) {
@@ -70,22 +75,33 @@ func (t *Table) ID(r Ref) (id uint32, ok bool) {
 // Since is the time of the insertion in Unix seconds.
 func (t *Table) Since(r Ref) int64 { return int64(t.at(r).since) }
 
-// Hear notes when the flow was last spoken of, in Unix seconds; Put does, too.
-func (t *Table) Hear(r Ref, now int64) { t.at(r).heard = uint32(now) }
+// Hear notes when the flow was last spoken of, in Unix seconds; Put does, too. It is
+// not kept of an entry whose ID is known: that is this node's own.
+func (t *Table) Hear(r Ref, now int64) {
+	if rec := t.at(r); rec.has&flow.HasID == 0 {
+		rec.id = uint32(now)
+	}
+}
 
-// Heard is when that was.
-func (t *Table) Heard(r Ref) int64 { return int64(t.at(r).heard) }
+// Heard is when that was, or when the entry was made.
+func (t *Table) Heard(r Ref) int64 {
+	rec := t.at(r)
+	if rec.has&flow.HasID != 0 {
+		return int64(rec.since)
+	}
+	return int64(rec.id)
+}
 
 // Carries reports whether the flow seems to carry traffic: assured, and of TCP
 // not closing.
 func (t *Table) Carries(r Ref) bool {
 	rec := t.at(r)
-	closing := rec.key.Tuple.Proto == flow.ProtoTCP && rec.tcp.State > flow.TCPEstablished
+	closing := t.protoOf(rec) == flow.ProtoTCP && rec.tcp.State > flow.TCPEstablished
 	return rec.status&flow.StatusAssured != 0 && !closing
 }
 
 // Used reports whether the Ref names an entry now; it may be a later one's.
-func (t *Table) Used(r Ref) bool { return r != 0 && r < t.next && t.at(r).flags&flagUsed != 0 }
+func (t *Table) Used(r Ref) bool { return r != 0 && r < t.next && t.at(r).has&flagUsed != 0 }
 
 // Timeout is the last timeout that was merged, in seconds.
 func (t *Table) Timeout(r Ref) uint32 { return t.at(r).timeout }
@@ -98,8 +114,8 @@ func (t *Table) HasMaster(r Ref) bool { return t.at(r).has&flow.HasMaster != 0 }
 
 // Soil makes the entry dirty again: what was written did not take effect.
 func (t *Table) Soil(r Ref) {
-	if rec := t.at(r); rec.flags&flagDirty == 0 {
-		rec.flags |= flagDirty
+	if rec := t.at(r); rec.has&flagDirty == 0 {
+		rec.has |= flagDirty
 		t.dirty++
 	}
 }

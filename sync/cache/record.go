@@ -2,32 +2,38 @@ package cache
 
 import "github.com/conntrack-sync/conntrack-sync/sync/flow"
 
-// record is an entry: what nearly every flow has. What few have (helper,
-// labels, master, ...) stands in an extra.
+// record is an entry: what nearly every flow has, in a line of the processor's
+// cache. What few have stands elsewhere: helper, labels, master and the like in an
+// extra, tuples that do not fit in a wide.
 type record struct {
-	key     flow.Key
-	reply   flow.Tuple
-	tcp     flow.TCP
-	flags   uint8
-	has     flow.Has
+	ends    uint64   // original source and destination; or the number of the wide
+	back    uint64   // the reply's
+	ports   uint64   // original, reply
+	has     flow.Has // and, above it, the flags
 	status  uint32
 	timeout uint32
 	mark    uint32
-	id      uint32
+	id      uint32 // the kernel's; where that is not known, when the flow was last spoken of
 	since   uint32 // Unix seconds
-	heard   uint32 // Unix seconds
-	hash    uint32
 	extra   uint32 // 0: none; of a free record the next free one
-	gen     uint32
 	note    uint32
+	gen     uint16
+	proto   uint8
+	tcp     flow.TCP
 }
 
 const (
-	flagUsed uint8 = 1 << iota
+	flagUsed flow.Has = 1 << (24 + iota)
 	flagDirty
 	flagKnown
 	flagEnded
+	flagWide
+	flagBare // the reply tuple is zero
+	hasMask  = flagUsed - 1
 )
+
+// Attributes must not reach into the flags.
+var _ = [1]struct{}{}[flow.HasCounters/flagUsed]
 
 const hasExtra = flow.HasSCTP | flow.HasDCCP | flow.HasMaster | flow.HasSeqAdj |
 	flow.HasHelper | flow.HasLabels | flow.HasSynproxy
@@ -39,9 +45,12 @@ const compactHas = flow.HasStatus | flow.HasTimeout | flow.HasMark | flow.HasTCP
 
 // store fills a fresh record from f.
 func (t *Table) store(rec *record, f *flow.Flow) {
-	rec.reply, rec.tcp = f.Reply, f.TCP
-	rec.has = f.Has &^ flow.HasCounters
-	rec.status, rec.timeout, rec.mark, rec.id = f.Status, f.Timeout, f.Mark, f.ID
+	rec.tcp = f.TCP
+	rec.has |= f.Has &^ flow.HasCounters
+	rec.status, rec.timeout, rec.mark = f.Status, f.Timeout, f.Mark
+	if f.Has&flow.HasID != 0 {
+		rec.id = f.ID
+	}
 	if f.Since != 0 {
 		rec.since = uint32(f.Since)
 	}
@@ -56,10 +65,16 @@ func (t *Table) store(rec *record, f *flow.Flow) {
 func (t *Table) Load(r Ref, f *flow.Flow) {
 	rec := t.at(r)
 	*f = flow.Flow{
-		Orig: rec.key.Tuple, Zone: rec.key.Zone, Reply: rec.reply, TCP: rec.tcp,
-		Has: rec.has, Status: rec.status, Timeout: rec.timeout, Mark: rec.mark,
-		ID: rec.id, Since: int64(rec.since),
+		TCP: rec.tcp, Has: rec.has & hasMask, Status: rec.status, Timeout: rec.timeout, Mark: rec.mark,
+		Since: int64(rec.since),
 	}
+	if rec.has&flow.HasID != 0 {
+		f.ID = rec.id
+	}
+	var k flow.Key
+	t.keyOf(rec, &k)
+	f.Orig, f.Zone = k.Tuple, k.Zone
+	t.replyOf(rec, &f.Reply)
 	if rec.extra != 0 {
 		t.extras.at(rec.extra).load(f)
 	}
@@ -72,8 +87,11 @@ func (t *Table) Load(r Ref, f *flow.Flow) {
 func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	rec := t.at(r)
 	t.stats.Updated++
-	before := *rec
-	rec.mergeReply(u)
+	before, proven := *rec, rec.proves(u)
+	if proven {
+		t.discount(rec)
+	}
+	replyChanged := t.mergeReply(rec, u)
 	if u.Has&flow.HasStatus != 0 {
 		rec.status = u.Status
 	}
@@ -89,14 +107,14 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	rec.mergeTCP(u)
 	rec.has |= u.Has &^ (flow.HasNAT | flow.HasReply | flow.HasCounters)
 	extraChanged := t.mergeExtra(rec, u)
-	changed = extraChanged || rec.status != before.status || rec.mark != before.mark ||
-		rec.tcp != before.tcp || rec.reply != before.reply || rec.has != before.has
-	if rec.status != before.status || rec.mark != before.mark || rec.tcp.State != before.tcp.State || rec.reply != before.reply {
-		t.discount(&before)
+	has := (rec.has ^ before.has) & hasMask
+	changed = extraChanged || replyChanged || rec.status != before.status || rec.mark != before.mark ||
+		rec.tcp != before.tcp || has != 0
+	if proven {
 		t.count(rec)
 	}
-	if extraChanged || rec.reply != before.reply || (rec.has^before.has)&^compactHas != 0 {
-		rec.flags &^= flagKnown
+	if extraChanged || replyChanged || has&^compactHas != 0 {
+		rec.has &^= flagKnown
 	}
 	if changed {
 		t.touch(rec)
@@ -105,11 +123,24 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	return changed
 }
 
-func (rec *record) mergeReply(u *flow.Flow) {
-	if rec.has&flow.HasReply == 0 && u.Has&flow.HasReply != 0 {
-		rec.reply = u.Reply
-		rec.has = rec.has&^flow.HasNAT | u.Has&flow.HasNAT | flow.HasReply
+// proves reports whether u may change what proof covers.
+func (rec *record) proves(u *flow.Flow) bool {
+	return u.Has&flow.HasStatus != 0 && u.Status != rec.status || u.Has&flow.HasMark != 0 && u.Mark != rec.mark ||
+		u.Has&flow.HasTCPState != 0 && u.TCP.State != rec.tcp.State || u.Has&flow.HasReply != 0 && rec.has&flow.HasReply == 0
+}
+
+// mergeReply fills in a reply tuple that was not known.
+func (t *Table) mergeReply(rec *record, u *flow.Flow) (changed bool) {
+	if rec.has&flow.HasReply != 0 || u.Has&flow.HasReply == 0 {
+		return false
 	}
+	var was flow.Tuple
+	t.replyOf(rec, &was)
+	if changed = was != u.Reply; changed {
+		t.setReply(rec, &u.Reply)
+	}
+	rec.has = rec.has&^flow.HasNAT | u.Has&flow.HasNAT | flow.HasReply
+	return changed
 }
 
 func (rec *record) mergeTCP(u *flow.Flow) {
@@ -143,8 +174,8 @@ func (t *Table) mergeExtra(rec *record, u *flow.Flow) (changed bool) {
 // touch makes the record one of the current generation, and dirty.
 func (t *Table) touch(rec *record) {
 	rec.gen = t.gen
-	if rec.flags&flagDirty == 0 {
-		rec.flags |= flagDirty
+	if rec.has&flagDirty == 0 {
+		rec.has |= flagDirty
 		t.dirty++
 	}
 }

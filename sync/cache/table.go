@@ -7,7 +7,6 @@ package cache
 
 import (
 	"errors"
-	"hash/maphash"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/proof"
@@ -23,18 +22,26 @@ type Ref uint32
 
 // Table is a set of flows. Make one with New.
 type Table struct {
-	seed   maphash.Seed
-	limit  int
-	index  []Ref // open addressing, linear probing, power of two
-	chunks [][]record
-	free   Ref // head of the list of free records, linked by record.extra
-	next   Ref // first record never used
-	gen    uint32
-	dirty  int
-	extras extras
-	stats  stats.Cache
-	digest *proof.Digest // nil: not kept
+	secrets secrets
+	limit   int
+	index   []slot // open addressing, linear probing, power of two
+	chunks  [][]record
+	free    Ref // head of the list of free records, linked by record.extra
+	next    Ref // first record never used
+	gen     uint16
+	dirty   int
+	extras  pool[extra]
+	wides   pool[wide]
+	stats   stats.Cache
+	digest  *proof.Digest // nil: not kept
 }
+
+// slot is a place of the index: the key's hash above the entry's Ref, so that a
+// search touches the records of other keys hardly ever. 0 is free.
+type slot uint64
+
+func (s slot) hash() uint32 { return uint32(s >> 32) }
+func (s slot) ref() Ref     { return Ref(s) }
 
 const (
 	chunkBits = 10
@@ -47,17 +54,17 @@ const (
 
 // New makes an empty table for at most limit entries; 0 means no limit.
 func New(limit int) *Table {
-	t := &Table{seed: maphash.MakeSeed(), limit: limit}
+	t := &Table{secrets: newSecrets(), limit: limit}
 	t.reset()
 	return t
 }
 
 func (t *Table) reset() {
-	t.index = make([]Ref, minIndex)
+	t.index = make([]slot, minIndex)
 	t.chunks = nil
 	t.free, t.next = 0, 1
 	t.dirty = 0
-	t.extras = extras{}
+	t.extras, t.wides = pool[extra]{}, pool[wide]{}
 }
 
 // Len is the number of entries.
@@ -70,23 +77,43 @@ func (t *Table) at(r Ref) *record {
 	return &t.chunks[r>>chunkBits][r&(chunkLen-1)]
 }
 
-func (t *Table) hash(k *flow.Key) uint32 {
-	return uint32(maphash.Comparable(t.seed, *k))
-}
-
 // Find returns the entry with this key, 0 if there is none.
 func (t *Table) Find(k *flow.Key) Ref {
-	h := t.hash(k)
+	ends, ports, ok := narrow(k)
+	if !ok {
+		return t.findWide(k, t.secrets.wide(k))
+	}
+	h := t.secrets.narrow(ends, ports, k.Proto)
 	mask := uint32(len(t.index) - 1)
-	for i := h & mask; ; i = (i + 1) & mask {
-		r := t.index[i]
-		if r == 0 {
-			return 0
+	for i := h & mask; t.index[i] != 0; i = (i + 1) & mask {
+		if t.index[i].hash() != h {
+			continue
 		}
-		if rec := t.at(r); rec.hash == h && rec.key == *k {
+		r := t.index[i].ref()
+		rec := t.at(r)
+		if rec.has&flagWide != 0 {
+			return t.findWide(k, h) // whose reply is odd, perhaps
+		}
+		if rec.ends == ends && uint32(rec.ports>>32) == ports && rec.proto == k.Proto {
 			return r
 		}
 	}
+	return 0
+}
+
+func (t *Table) findWide(k *flow.Key, h uint32) Ref {
+	mask := uint32(len(t.index) - 1)
+	var have flow.Key
+	for i := h & mask; t.index[i] != 0; i = (i + 1) & mask {
+		if t.index[i].hash() != h {
+			continue
+		}
+		r := t.index[i].ref()
+		if t.keyOf(t.at(r), &have); have == *k {
+			return r
+		}
+	}
+	return 0
 }
 
 // Put inserts the flow as a new entry of the current generation and replaces
@@ -96,9 +123,13 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	k := f.Key()
 	if r = t.Find(&k); r != 0 {
 		replaced = true
-		t.discount(t.at(r))
+		rec := t.at(r)
+		t.discount(rec)
 		t.stats.Destroyed++
-		t.extras.release(t.at(r).extra)
+		t.release(rec)
+		if rec.has&flagDirty != 0 {
+			t.dirty--
+		}
 	} else {
 		if t.limit > 0 && t.Len() >= t.limit {
 			t.stats.CreatedFailed++
@@ -107,15 +138,18 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 		r = t.insert(&k)
 	}
 	rec := t.at(r)
-	wasDirty := rec.flags&flagDirty != 0
-	*rec = record{key: k, hash: rec.hash, since: uint32(now), heard: uint32(now), flags: flagUsed}
-	if wasDirty {
-		t.dirty--
-	}
+	*rec = record{since: uint32(now), id: uint32(now), has: flagUsed}
+	t.setEnds(rec, &k, &f.Reply)
 	t.stats.Created++
 	t.store(rec, f)
 	t.count(rec)
 	return r, replaced, nil
+}
+
+// release gives back what stands outside the record.
+func (t *Table) release(rec *record) {
+	t.extras.release(rec.extra)
+	t.dropEnds(rec)
 }
 
 // insert makes room for a key that is not there.
@@ -124,20 +158,18 @@ func (t *Table) insert(k *flow.Key) Ref {
 		t.grow()
 	}
 	r := t.alloc()
-	h := t.hash(k)
-	*t.at(r) = record{key: *k, hash: h, flags: flagUsed}
-	t.link(r, h)
+	t.link(slot(t.hash(k))<<32 | slot(r))
 	t.stats.Active++
 	return r
 }
 
-func (t *Table) link(r Ref, h uint32) {
+func (t *Table) link(s slot) {
 	mask := uint32(len(t.index) - 1)
-	i := h & mask
+	i := s.hash() & mask
 	for t.index[i] != 0 {
 		i = (i + 1) & mask
 	}
-	t.index[i] = r
+	t.index[i] = s
 }
 
 func (t *Table) alloc() Ref {
@@ -153,12 +185,14 @@ func (t *Table) alloc() Ref {
 	return r
 }
 
-// grow doubles the index. Records are visited in the order of memory; their
-// hashes are stored, so no key is read.
+// grow doubles the index. No record is read.
 func (t *Table) grow() {
-	t.index = make([]Ref, 2*len(t.index))
-	for r := t.First(); r != 0; r = t.Next(r) {
-		t.link(r, t.at(r).hash)
+	old := t.index
+	t.index = make([]slot, 2*len(old))
+	for _, s := range old {
+		if s != 0 {
+			t.link(s)
+		}
 	}
 }
 
@@ -166,9 +200,11 @@ func (t *Table) grow() {
 func (t *Table) Delete(r Ref) {
 	rec := t.at(r)
 	t.discount(rec)
-	t.unlink(r, rec.hash)
-	t.extras.release(rec.extra)
-	if rec.flags&flagDirty != 0 {
+	var k flow.Key
+	t.keyOf(rec, &k)
+	t.unlink(slot(t.hash(&k))<<32 | slot(r))
+	t.release(rec)
+	if rec.has&flagDirty != 0 {
 		t.dirty--
 	}
 	*rec = record{extra: uint32(t.free)}
@@ -180,12 +216,12 @@ func (t *Table) Delete(r Ref) {
 	}
 }
 
-// unlink empties the index position of r and moves later ones of the same run
-// back, so that no tombstones are needed.
-func (t *Table) unlink(r Ref, h uint32) {
+// unlink empties a place of the index and moves later ones of the same run back,
+// so that no tombstones are needed.
+func (t *Table) unlink(s slot) {
 	mask := uint32(len(t.index) - 1)
-	i := h & mask
-	for t.index[i] != r {
+	i := s.hash() & mask
+	for t.index[i] != s {
 		i = (i + 1) & mask
 	}
 	for j := i; ; {
@@ -193,7 +229,7 @@ func (t *Table) unlink(r Ref, h uint32) {
 		if t.index[j] == 0 {
 			break
 		}
-		home := t.at(t.index[j]).hash & mask
+		home := t.index[j].hash() & mask
 		if (j-home)&mask >= (j-i)&mask {
 			t.index[i] = t.index[j]
 			i = j
@@ -220,7 +256,7 @@ func (t *Table) First() Ref { return t.Next(0) }
 // Next returns the entry after r, 0 at the end.
 func (t *Table) Next(r Ref) Ref {
 	for r++; r < t.next; r++ {
-		if t.at(r).flags&flagUsed != 0 {
+		if t.at(r).has&flagUsed != 0 {
 			return r
 		}
 	}

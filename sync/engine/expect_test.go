@@ -98,7 +98,6 @@ func TestExpectationsOfAFullCopy(t *testing.T) {
 	if err := b.Flush(t.Context(), flow.External); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "emptied", expectations(t, b, flow.External, 0))
 	if err := b.RequestResync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
