@@ -112,6 +112,15 @@ func (t *Table) TCPState(r Ref) uint8 { return t.at(r).tcp.State }
 // HasMaster reports whether the entry is the child of another flow.
 func (t *Table) HasMaster(r Ref) bool { return t.at(r).has&flow.HasMaster != 0 }
 
+// Labelled reports whether the entry has labels set.
+func (t *Table) Labelled(r Ref) bool {
+	x := t.at(r).extra
+	return x != 0 && t.extras.at(x).labels != [16]byte{}
+}
+
+// Adjusted reports whether the entry's sequence adjustment is known.
+func (t *Table) Adjusted(r Ref) bool { return t.at(r).has&flow.HasSeqAdj != 0 }
+
 // Soil makes the entry dirty again: what was written did not take effect.
 func (t *Table) Soil(r Ref) {
 	if rec := t.at(r); rec.has&flagDirty == 0 {

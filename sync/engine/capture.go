@@ -65,6 +65,9 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 	if !ev.Own && r != 0 {
 		e.queueFlow(kind, r)
 	}
+	if e.tellsLess(r, &ev.Flow) {
+		e.askFor(now, k)
+	}
 }
 
 func (e *Engine) insert(now time.Time, f *flow.Flow) cache.Ref {

@@ -31,6 +31,8 @@ type Kernel interface {
 	Events(ctx context.Context, fn func(batch []flow.Event, err error)) error
 	// Dump hands the whole table over.
 	Dump(ctx context.Context, fn func([]flow.Flow) error) error
+	// Get returns those of the flows that are in the table.
+	Get(ctx context.Context, keys []flow.Key) ([]flow.Flow, error)
 	// Apply writes a batch; what is not named in Failed took effect.
 	Apply(ctx context.Context, batch []flow.Change) (flow.Applied, error)
 	// DumpExpects and ApplyExpects are the same for expectations.
@@ -149,6 +151,7 @@ type Engine struct {
 	fills    uint64 // comparisons with the kernel's table
 	traffic  stats.Traffic
 	fill     fill
+	ask      ask
 	audits   uint64 // comparisons with the kernel that nothing asked for
 	// auditRepairs are the entries they found wrong.
 	auditRepairs uint64
@@ -242,6 +245,7 @@ func (e *Engine) tick() {
 	e.watchFill(now)
 	e.watchArmed(now)
 	e.watchTakeover(now)
+	e.watchAsks(now)
 	e.exp.internal.Forget(now.Add(-burial).Unix())
 	e.exp.external.Forget(now.Add(-burial).Unix())
 }

@@ -61,10 +61,15 @@ func (e *Engine) captureExpect(now time.Time, ev *flow.Event) {
 		e.endExpect(now, k)
 		return
 	}
+	master := flow.Key{Tuple: x.Master, Zone: x.Zone}
+	ours := e.internal.Find(&master) != 0
+	if ours {
+		e.askFor(now, master)
+	}
 	if !e.settings.wants(x) {
 		return
 	}
-	if master := (flow.Key{Tuple: x.Master, Zone: x.Zone}); e.internal.Find(&master) == 0 {
+	if !ours {
 		e.exp.orphans++
 		return
 	}

@@ -78,6 +78,7 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 	if id, dead := e.fill.buried[k]; dead && id == f.ID {
 		return
 	}
+	e.keepAsking(k, f)
 	r := e.internal.Find(&k)
 	kind := wire.CTUpd
 	switch {
@@ -107,8 +108,12 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 
 // mergeDumped merges an entry of a dump. Its timeout is what is left of the
 // one the flow's last event brought, which is the one worth keeping while the
-// state is the same.
+// state is the same. Labels that were all cleared are left out by the kernel, in
+// events as in dumps; here that says something.
 func (e *Engine) mergeDumped(r cache.Ref, f *flow.Flow) bool {
+	if f.Has&flow.HasLabels == 0 && e.internal.Labelled(r) {
+		f.Has |= flow.HasLabels
+	}
 	if f.Timeout < e.internal.Timeout(r) && f.TCP.State == e.internal.TCPState(r) {
 		f.Has &^= flow.HasTimeout
 	}

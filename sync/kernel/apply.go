@@ -215,13 +215,14 @@ func (c *chunk) rewrite(updates bool) error {
 }
 
 // sameReply compares the reply tuples as far as they are known: a translated
-// ICMP identifier and GRE keys do not travel with protocol 1.
+// ICMP identifier and GRE keys do not travel with protocol 1, and look as if they
+// were not translated.
 func sameReply(want, have *flow.Flow) bool {
 	if want.Has&flow.HasReply == 0 {
 		return true
 	}
 	w, h := want.Reply, have.Reply
-	if !want.Orig.HasPorts() {
+	if !want.Orig.HasPorts() && !otherID(want) {
 		w.Sport, w.Dport, h.Sport, h.Dport = 0, 0, 0, 0
 	}
 	return w == h

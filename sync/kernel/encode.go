@@ -154,7 +154,10 @@ func (e *encoder) create(seq uint32, f *flow.Flow, helper bool) {
 	}
 	e.u32(ctaStatus, status)
 	e.u32(ctaTimeout, timeout)
-	if f.Has&(flow.HasSNAT|flow.HasSPAT) != 0 {
+	if f.Has&flow.HasMark != 0 {
+		e.u32(ctaMark, f.Mark)
+	}
+	if f.Has&(flow.HasSNAT|flow.HasSPAT) != 0 || otherID(f) {
 		e.nat(ctaNATSrc, f, &f.Reply.Dst, f.Reply.Dport)
 	}
 	if f.Has&(flow.HasDNAT|flow.HasDPAT) != 0 {
@@ -178,6 +181,7 @@ func (e *encoder) update(seq uint32, f *flow.Flow, status uint32) {
 	e.tuple(ctaTupleOrig, &f.Orig)
 	e.zone(f)
 	e.u32(ctaStatus, status|f.Status&(flow.StatusSeenReply|flow.StatusAssured))
+	e.u32(ctaMark, f.Mark) // also 0: what is there may have one of its own
 	timeout := f.Timeout
 	if f.Orig.Proto == flow.ProtoGRE && status&flow.StatusFixedTimeout != 0 {
 		timeout = max(timeout, greTimeout)
@@ -220,6 +224,12 @@ func (e *encoder) zone(f *flow.Flow) {
 	}
 }
 
+// otherID reports whether an ICMP flow's identifier was translated, which source
+// translation does when two hosts use the same.
+func otherID(f *flow.Flow) bool {
+	return f.Orig.IsICMP() && f.Has&flow.HasReply != 0 && f.Reply.Sport != f.Orig.Sport
+}
+
 // nat writes one direction's translation. Where the protocol has ports they are
 // given even if only the address changes: the kernel would pick one.
 func (e *encoder) nat(typ uint16, f *flow.Flow, addr *[16]byte, port uint16) {
@@ -230,7 +240,10 @@ func (e *encoder) nat(typ uint16, f *flow.Flow, addr *[16]byte, port uint16) {
 	}
 	e.bytes(low, addr[:n])
 	e.bytes(high, addr[:n])
-	if f.Orig.HasPorts() {
+	if otherID(f) && typ == ctaNATSrc {
+		port = f.Reply.Sport
+	}
+	if f.Orig.HasPorts() || otherID(f) && typ == ctaNATSrc {
 		p := e.open(natProto)
 		e.u16(natPortMin, port)
 		e.u16(natPortMax, port)
@@ -247,9 +260,6 @@ func (e *encoder) help(f *flow.Flow) {
 
 // common writes what create and update share.
 func (e *encoder) common(f *flow.Flow) {
-	if f.Has&flow.HasMark != 0 {
-		e.u32(ctaMark, f.Mark)
-	}
 	switch {
 	case f.Orig.Proto == flow.ProtoTCP:
 		e.tcp(f)

@@ -240,6 +240,50 @@ func TestExistingFlowsAreUpdatedInPlace(t *testing.T) {
 	})
 }
 
+// TestTranslatedIdentifier: two hosts ping with the same identifier, and one of
+// them is given another behind the translation.
+func TestTranslatedIdentifier(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		f := flow.Flow{Orig: flow.MakeICMP(flow.ProtoICMP, client, server, 8, 0, 77),
+			Has: flow.HasStatus | flow.HasTimeout | flow.HasReply, Timeout: 30,
+			Status: flow.StatusSeenReply | flow.StatusConfirmed | flow.StatusSrcNAT | flow.StatusSrcNATDone | flow.StatusDstNATDone}
+		f.Reply = f.Orig.Inverse()
+		f.Reply.SetDst(nat)
+		f.Reply.Sport = 4711
+		f.SetNAT()
+		for i, want := range []flow.Applied{{Created: 1}, {Updated: 1}} {
+			if done := upsert(t, c, f); done.Created != want.Created || done.Updated != want.Updated || len(done.Failed) > 0 {
+				t.Errorf("%d: %+v", i, done)
+			}
+		}
+		if got := dump(t, c)[f.Key()]; got.Reply != f.Reply || got.Status&flow.StatusSrcNAT == 0 {
+			t.Errorf("reply %v, status %#x, want %v", got.Reply, got.Status, f.Reply)
+		}
+	})
+}
+
+// TestMarkIsCleared: a flow without a mark takes away the one that stands.
+func TestMarkIsCleared(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		f := established(client, server, 1000, 80)
+		f.Mark, f.Has = 7, f.Has|flow.HasMark
+		upsert(t, c, f)
+		got, err := c.Get(t.Context(), []flow.Key{f.Key(), {Tuple: f.Reply}, {Tuple: f.Orig, Zone: 3}})
+		if err != nil || len(got) != 1 || got[0].Mark != 7 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		f.Mark, f.Has = 0, f.Has&^flow.HasMark
+		if done := upsert(t, c, f); done.Updated != 1 {
+			t.Fatalf("%+v", done)
+		}
+		if got := dump(t, c)[f.Key()]; got.Mark != 0 {
+			t.Errorf("mark %d", got.Mark)
+		}
+	})
+}
+
 func TestAnotherTranslationIsRecreated(t *testing.T) {
 	inNetns(t, func() {
 		c := open(t)

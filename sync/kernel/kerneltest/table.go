@@ -66,6 +66,11 @@ func (t *Table) Put(f flow.Flow) { t.mutate(func() { t.put(f, false, false) }) }
 // PutSilently is Put without an event.
 func (t *Table) PutSilently(f flow.Flow) { t.mutate(func() { t.put(f, false, true) }) }
 
+// Say reports an event that changes nothing: less than the table holds, perhaps.
+func (t *Table) Say(ev flow.Event) {
+	t.mutate(func() { t.queue = append(t.queue, delivery{event: ev}) })
+}
+
 // Remove ends a flow, and with it what it expected.
 func (t *Table) Remove(k flow.Key) { t.mutate(func() { t.remove(k, false, false) }) }
 
@@ -205,6 +210,18 @@ func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 		return ctx.Err()
 	}
 	return errors.Join(ctx.Err(), fn(all))
+}
+
+// Get returns those flows that are there.
+func (t *Table) Get(ctx context.Context, keys []flow.Key) (flows []flow.Flow, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, k := range keys {
+		if f, ok := t.flows[k]; ok {
+			flows = append(flows, f)
+		}
+	}
+	return flows, ctx.Err()
 }
 
 // Apply does what the changes say.
