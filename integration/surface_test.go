@@ -256,7 +256,7 @@ func TestExpectSync(t *testing.T) {
 		s, err := l.R[1].Status()
 		return err == nil && s.Commit != nil && s.Commit.ExpectsWritten == 1, err
 	})
-	if data := must[string](t)(f.Data()); data != "the data\n" {
+	if data := must[string](t)(f.Data()); data != "the data" {
 		t.Errorf("over the data connection: %q", data)
 	}
 }

@@ -5,72 +5,119 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 )
 
-// FTP is a client of the LAN that has told a server, in active mode, where it
-// waits for the data. The server connects when it is told to. Close ends it.
+// FTP is a control connection of the LAN's client with a server, on which one of
+// them has said where it waits for the data. Close ends it.
 type FTP struct {
-	server, client *exec.Cmd
-	toServer       io.WriteCloser
-	fromServer     *bufio.Reader
+	server, client *prompted
+}
+
+// prompted is a program that answers each line of its input with one of its own.
+type prompted struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
 }
 
 const ftpPort = 21
 
-// StartFTP opens the control connection through the routers and returns when the
-// server has heard the client's PORT.
-func (l *Lab) StartFTP() (*FTP, error) {
-	f := &FTP{server: l.Server.program("ftp-server"), client: l.Client.program("ftp-client")}
+func startPrompted(cmd *exec.Cmd) (*prompted, error) {
+	p := &prompted{cmd: cmd}
 	var err error
-	if f.toServer, err = f.server.StdinPipe(); err != nil {
+	if p.in, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	out, err := f.server.StdoutPipe()
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
-	f.fromServer = bufio.NewReader(out)
-	f.server.Stderr, f.client.Stderr = os.Stderr, os.Stderr
-	if err := f.server.Start(); err != nil {
+	p.out, cmd.Stderr = bufio.NewReader(out), os.Stderr
+	return p, cmd.Start()
+}
+
+func (p *prompted) line() (string, error) {
+	s, err := p.out.ReadString('\n')
+	return strings.TrimSpace(s), err
+}
+
+func (p *prompted) say(word string) error {
+	_, err := io.WriteString(p.in, word+"\n")
+	return err
+}
+
+func (p *prompted) close() {
+	_ = p.in.Close()
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+// StartFTP opens the control connection through the routers in active mode and
+// returns when the server has heard the client's PORT.
+func (l *Lab) StartFTP() (*FTP, error) { return l.OpenFTP(ClientAddr, ServerAddr, false) }
+
+// OpenFTP is StartFTP from one of the client's addresses to a server's, in passive
+// mode too; then it returns when the client has heard the answer to PASV.
+func (l *Lab) OpenFTP(client, server string, passive bool) (f *FTP, err error) {
+	f = &FTP{}
+	if f.server, err = startPrompted(l.Server.program("ftp-server", server, passive)); err != nil {
 		return nil, err
 	}
-	if line, err := f.fromServer.ReadString('\n'); err != nil {
-		return nil, fmt.Errorf("the server says %q: %w", line, err)
+	if s, err := f.server.line(); err != nil || s != "listening" {
+		return nil, fmt.Errorf("the FTP server says %q: %w", s, err)
 	}
-	if err := f.client.Start(); err != nil {
+	if f.client, err = startPrompted(l.Client.program("ftp-client", client, server, passive)); err != nil {
 		return nil, err
 	}
-	if line, err := f.fromServer.ReadString('\n'); err != nil || !strings.HasPrefix(line, "PORT") {
-		return nil, fmt.Errorf("the server heard %q: %w", line, err)
+	for _, p := range []*prompted{f.server, f.client} {
+		if s, err := p.line(); err != nil || s != "ready" {
+			return nil, fmt.Errorf("FTP: %q: %w", s, err)
+		}
 	}
 	return f, nil
 }
 
-// Data has the server open the data connection and returns what it read there.
+// Data has the data connection opened and returns what the server read there.
 func (f *FTP) Data() (string, error) {
-	if _, err := io.WriteString(f.toServer, "go\n"); err != nil {
+	for _, p := range []*prompted{f.server, f.client} {
+		if err := p.say("data"); err != nil {
+			return "", err
+		}
+	}
+	if s, err := f.client.line(); err != nil || s != "sent" {
+		return s, err
+	}
+	return f.server.line()
+}
+
+// Noop says a word on the control connection and returns the server's answer as
+// the client read it.
+func (f *FTP) Noop() (string, error) {
+	if err := f.client.say("noop"); err != nil {
 		return "", err
 	}
-	return f.fromServer.ReadString('\n')
+	return f.client.line()
 }
 
 // Close ends both programs.
 func (f *FTP) Close() {
-	_ = f.toServer.Close()
-	for _, c := range []*exec.Cmd{f.server, f.client} {
-		if c.Process != nil {
-			_ = c.Process.Kill()
-			_ = c.Wait()
-		}
-	}
+	f.server.close()
+	f.client.close()
 }
 
-func ftpServer([]string) error {
-	l, err := net.Listen("tcp", fmt.Sprint(":", ftpPort))
+// patience is how long the programs wait for each other.
+const patience = 10 * time.Second
+
+// ftpServer serves one client: args are the address the client connects to and
+// whether the mode is passive.
+func ftpServer(args []string) error {
+	passive := args[1] == "true"
+	l, err := net.Listen("tcp", fmt.Sprint(ServerAddr, ":", ftpPort))
 	if err != nil {
 		return err
 	}
@@ -79,73 +126,153 @@ func ftpServer([]string) error {
 	if err != nil {
 		return err
 	}
+	_ = l.Close()
 	in := bufio.NewReader(c)
-	// The kernel's helper looks at a line only once it has seen the end of one.
-	if _, err := in.ReadString('\n'); err != nil {
-		return err
+	var to netip.AddrPort
+	var data net.Listener
+	for asked := false; !asked; {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(line, "PORT "):
+			if to, err = parseHostPort(line); err != nil {
+				return err
+			}
+			asked = true
+		case strings.HasPrefix(line, "PASV"):
+			if data, err = net.Listen("tcp", ServerAddr+":0"); err != nil {
+				return err
+			}
+			at := netip.MustParseAddrPort(data.Addr().String())
+			fmt.Fprintf(c, "227 Entering Passive Mode (%s).\r\n", hostPort(at))
+			asked = true
+		default:
+			fmt.Fprint(c, "230 logged in\r\n")
+		}
 	}
-	if _, err := c.Write([]byte("230 logged in\r\n")); err != nil {
-		return err
+	fmt.Println("ready")
+	go func() {
+		for {
+			if _, err := in.ReadString('\n'); err != nil {
+				return
+			}
+			fmt.Fprint(c, "200 at your service\r\n")
+		}
+	}()
+	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
+		fmt.Println(ftpReceive(passive, to, data))
 	}
-	line, err := in.ReadString('\n')
-	if err != nil {
-		return err
-	}
-	fmt.Print(line)
-	var a [6]int
-	if _, err := fmt.Sscanf(line, "PORT %d,%d,%d,%d,%d,%d", &a[0], &a[1], &a[2], &a[3], &a[4], &a[5]); err != nil {
-		return err
-	}
-	var word string
-	if _, err := fmt.Scanln(&word); err != nil {
-		return nil
-	}
-	to := fmt.Sprintf("%d.%d.%d.%d:%d", a[0], a[1], a[2], a[3], a[4]*256+a[5])
-	d, err := net.DialTimeout("tcp", to, 10*time.Second)
-	if err != nil {
-		fmt.Println("no data connection:", err)
-		return nil
-	}
-	_ = d.SetDeadline(time.Now().Add(10 * time.Second))
-	data, err := io.ReadAll(d)
-	if err != nil {
-		fmt.Println("no data:", err)
-		return nil
-	}
-	fmt.Println(string(data))
-	_, _ = fmt.Scanln(&word)
 	return nil
 }
 
-func ftpClient([]string) error {
-	data, err := net.Listen("tcp4", ClientAddr+":0")
+// ftpReceive is the server's end of a data connection: what it read, or what went
+// wrong.
+func ftpReceive(passive bool, to netip.AddrPort, data net.Listener) string {
+	var d net.Conn
+	var err error
+	if passive {
+		_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+		d, err = data.Accept()
+	} else {
+		d, err = net.DialTimeout("tcp", to.String(), patience)
+	}
+	if err != nil {
+		return "no data connection: " + err.Error()
+	}
+	defer d.Close()
+	_ = d.SetDeadline(time.Now().Add(patience))
+	b, err := io.ReadAll(d)
+	if err != nil {
+		return "no data: " + err.Error()
+	}
+	return string(b)
+}
+
+// ftpClient is the client: args are its address, the server's as it knows it, and
+// whether the mode is passive.
+func ftpClient(args []string) error {
+	passive := args[2] == "true"
+	data, err := net.Listen("tcp4", args[0]+":0")
 	if err != nil {
 		return err
 	}
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", ServerAddr, ftpPort), 10*time.Second)
+	dial := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
+	c, err := dial.Dial("tcp", fmt.Sprint(args[1], ":", ftpPort))
 	if err != nil {
 		return err
 	}
-	if _, err := c.Write([]byte("USER anonymous\r\n")); err != nil {
+	in := bufio.NewReader(c)
+	// The kernel's helper looks at a line only once it has seen the end of one.
+	fmt.Fprint(c, "USER anonymous\r\n")
+	if _, err := in.ReadString('\n'); err != nil {
 		return err
 	}
-	if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
-		return err
+	var to netip.AddrPort
+	if passive {
+		fmt.Fprint(c, "PASV\r\n")
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if to, err = parseHostPort(line); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(c, "PORT %s\r\n", hostPort(netip.MustParseAddrPort(data.Addr().String())))
 	}
-	port := data.Addr().(*net.TCPAddr).Port
-	if _, err := fmt.Fprintf(c, "PORT %s,%d,%d\r\n", strings.ReplaceAll(ClientAddr, ".", ","), port/256, port%256); err != nil {
-		return err
+	fmt.Println("ready")
+	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
+		_ = c.SetDeadline(time.Now().Add(patience))
+		switch {
+		case words.Text() == "noop":
+			fmt.Fprint(c, "NOOP\r\n")
+			line, err := in.ReadString('\n')
+			if err != nil {
+				line = err.Error()
+			}
+			fmt.Println(strings.TrimSpace(line))
+		default:
+			fmt.Println(ftpSend(passive, dial, to, data))
+		}
 	}
-	d, err := data.Accept()
-	if err != nil {
-		return err
-	}
-	if _, err := d.Write([]byte("the data")); err != nil {
-		return err
-	}
-	if err := d.Close(); err != nil {
-		return err
-	}
-	_, _ = io.Copy(io.Discard, c)
 	return nil
+}
+
+func ftpSend(passive bool, dial net.Dialer, to netip.AddrPort, data net.Listener) string {
+	var d net.Conn
+	var err error
+	if passive {
+		d, err = dial.Dial("tcp", to.String())
+	} else {
+		_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+		d, err = data.Accept()
+	}
+	if err != nil {
+		return "no data connection: " + err.Error()
+	}
+	defer d.Close()
+	if _, err := d.Write([]byte("the data")); err != nil {
+		return err.Error()
+	}
+	return "sent"
+}
+
+// hostPort writes an address as FTP does, h1,h2,h3,h4,p1,p2.
+func hostPort(a netip.AddrPort) string {
+	return fmt.Sprintf("%s,%d,%d", strings.ReplaceAll(a.Addr().String(), ".", ","), a.Port()>>8, a.Port()&0xff)
+}
+
+// parseHostPort finds such an address in a line.
+func parseHostPort(line string) (netip.AddrPort, error) {
+	i := strings.IndexAny(line[4:], "0123456789")
+	if i < 0 {
+		return netip.AddrPort{}, fmt.Errorf("no address in %q", line)
+	}
+	var n [6]byte
+	if _, err := fmt.Sscanf(line[4+i:], "%d,%d,%d,%d,%d,%d", &n[0], &n[1], &n[2], &n[3], &n[4], &n[5]); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("no address in %q: %w", line, err)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(n[:4])), uint16(n[4])<<8|uint16(n[5])), nil
 }

@@ -35,7 +35,7 @@ func Main() {
 }
 
 var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast,
-	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient, "hub": runHub, "churn": churn}
+	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient, "hub": runHub, "churn": churn, "states": states}
 
 // program is this binary as one of the lab's programs.
 func (n *Node) program(words ...any) *exec.Cmd {
@@ -213,7 +213,14 @@ func (l *Lab) StartHold(n int) (*Hold, error) { return l.StartHoldTo(ServerAddr,
 
 // StartHoldTo is StartHold to one of the server's addresses.
 func (l *Lab) StartHoldTo(server string, n int) (*Hold, error) {
-	cmd := l.Client.program("hold", n, server)
+	return l.StartHoldFrom("", server, echoPort, n)
+}
+
+// StartHoldFrom is StartHoldTo from one of the client's addresses, "" for any, to
+// another port.
+func (l *Lab) StartHoldFrom(client, server string, port, n int) (*Hold, error) {
+	cmd := l.Client.program("hold", n, server, port, client)
+	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -255,7 +262,11 @@ func hold(args []string) error {
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		network := [2]string{"tcp", "udp"}[i%2]
-		if conns[i], err = net.DialTimeout(network, net.JoinHostPort(args[1], strconv.Itoa(echoPort)), 10*time.Second); err != nil {
+		dial := net.Dialer{Timeout: patience}
+		if len(args) > 3 {
+			dial.LocalAddr = [2]net.Addr{&net.TCPAddr{IP: net.ParseIP(args[3])}, &net.UDPAddr{IP: net.ParseIP(args[3])}}[i%2]
+		}
+		if conns[i], err = dial.Dial(network, net.JoinHostPort(args[1], args[2])); err != nil {
 			return err
 		}
 	}

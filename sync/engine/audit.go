@@ -124,7 +124,7 @@ func (e *Engine) suspectSlice(at cache.Ref, suspected map[flow.Key]bool) (cache.
 		if at = e.internal.Next(at); at == 0 {
 			break
 		}
-		if !e.internal.Old(at) || suspected[e.internal.Key(at)] {
+		if k := e.internal.Key(at); !e.internal.Old(at) || suspected[k] || e.moved.kept[k] {
 			continue
 		}
 		if len(a.gone) == suspectsMax {

@@ -21,6 +21,7 @@ func (e *Engine) onEvents(batch []flow.Event, err error) {
 		return
 	}
 	e.events += uint64(len(batch))
+	e.moved.asked = false
 	for i := range batch {
 		e.capture(now, &batch[i])
 	}
@@ -39,7 +40,9 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 			e.drops.repeatedEnds++
 			return
 		}
-		e.captureDestroy(r, &ev.Flow)
+		if !e.endedByMove(now, r, &ev.Flow) {
+			e.captureDestroy(r, &ev.Flow)
+		}
 		return
 	}
 	if r == 0 {

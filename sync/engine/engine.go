@@ -45,6 +45,11 @@ type Kernel interface {
 	// them at first and at once when they changed, until ctx ends.
 	LocalAddrs() ([]netip.Addr, error)
 	WatchAddrs(ctx context.Context, fn func(local map[netip.Addr]bool)) error
+	// AddrsChanged reports whether addresses or interfaces changed since it was
+	// asked last; it knows of that before events of flows that end for it are
+	// read. UsableAddrs are the addresses of interfaces that are up.
+	AddrsChanged() bool
+	UsableAddrs() ([]netip.Addr, error)
 	// SetEventBuffer asks for room for events and returns what was given.
 	SetEventBuffer(bytes int) (int, error)
 	Close() error
@@ -152,6 +157,7 @@ type Engine struct {
 	traffic  stats.Traffic
 	fill     fill
 	ask      ask
+	moved    moved
 	audits   uint64 // comparisons with the kernel that nothing asked for
 	// auditRepairs are the entries they found wrong.
 	auditRepairs uint64
@@ -246,6 +252,7 @@ func (e *Engine) tick() {
 	e.watchArmed(now)
 	e.watchTakeover(now)
 	e.watchAsks(now)
+	e.watchMoved(now)
 	e.exp.internal.Forget(now.Add(-burial).Unix())
 	e.exp.external.Forget(now.Add(-burial).Unix())
 }

@@ -138,7 +138,7 @@ func (e *Engine) sweepSlice(r cache.Ref, tell bool) (at cache.Ref, more bool) {
 		if r = e.internal.Next(r); r == 0 {
 			break
 		}
-		if !e.internal.Old(r) {
+		if !e.internal.Old(r) || e.moved.kept[e.internal.Key(r)] {
 			continue
 		}
 		e.fill.gone++

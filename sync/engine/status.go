@@ -37,6 +37,7 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 		Drops: map[string]uint64{
 			"cache_full":              e.drops.cacheFull,
 			"event_overruns":          e.drops.overruns,
+			"ended_with_address":      e.moved.total,
 			"malformed_header":        c.Malformed,
 			"malformed_payload":       e.drops.payload,
 			"malformed_size":          e.drops.wire.BadSize,

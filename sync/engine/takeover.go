@@ -46,6 +46,7 @@ const takeoverPatience = 5 * time.Second
 // onAddrs takes this host's addresses, at first and whenever they changed.
 func (e *Engine) onAddrs(local map[netip.Addr]bool) {
 	e.mu.Lock()
+	e.lookAtMoved()
 	t := &e.takeover
 	first := t.local == nil
 	came, here := netip.Addr{}, false

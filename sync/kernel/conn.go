@@ -25,6 +25,8 @@ type Conn struct {
 	events *eventSocket
 	apply  *writer
 
+	moves *moves
+
 	truncated uint64
 	filtered  bool
 	mu        sync.Mutex // guards apply
@@ -66,6 +68,9 @@ func dial() (*netlink.Conn, error) {
 
 // Close closes the sockets; Events and changes that run end with an error.
 func (c *Conn) Close() error {
+	if c.moves != nil {
+		_ = c.moves.nl.Close()
+	}
 	if c.events == nil {
 		return c.apply.close()
 	}

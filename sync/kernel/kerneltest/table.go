@@ -310,6 +310,12 @@ func (t *Table) WatchAddrs(ctx context.Context, fn func(map[netip.Addr]bool)) er
 	}
 }
 
+// AddrsChanged has the addresses looked at each time.
+func (t *Table) AddrsChanged() bool { return true }
+
+// UsableAddrs are the local ones.
+func (t *Table) UsableAddrs() ([]netip.Addr, error) { return t.LocalAddrs() }
+
 // SetFilter lets everything pass, as a kernel without filters does.
 func (t *Table) SetFilter([]uint8) error { return nil }
 

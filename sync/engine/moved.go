@@ -1,0 +1,79 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+)
+
+// moved is about flows that end here because an address leaves: the kernel ends
+// what was masqueraded to an address when that is taken away, or its interface
+// down. A virtual address leaves when the other router takes over, and there these
+// flows live on. Their end is kept to ourselves; the entries stay until the other
+// node speaks for them, or until it is clear that nobody took over.
+type moved struct {
+	usable map[address]bool // addresses of interfaces that are up
+	held   map[address]bool // those that were, at any time
+	asked  bool             // in this batch of events
+	kept   map[flow.Key]bool
+	at     time.Time // of the last one kept
+	total  uint64
+}
+
+// movedWait is how long after an address left a take-over may still be the reason.
+const movedWait = 30 * time.Second
+
+// lookAtMoved brings the usable addresses up to date.
+func (e *Engine) lookAtMoved() {
+	now, err := e.kernel.UsableAddrs()
+	if err != nil {
+		e.log.Warn("addresses cannot be read", "err", err)
+		return
+	}
+	m := &e.moved
+	if m.held == nil {
+		m.held, m.kept = map[address]bool{}, map[flow.Key]bool{}
+	}
+	m.usable = make(map[address]bool, len(now))
+	for _, a := range now {
+		m.usable[packAddress(a)], m.held[packAddress(a)] = true, true
+	}
+}
+
+// endedByMove reports whether a flow of ours ended because the address it was
+// masqueraded to has left, and keeps its entry then.
+func (e *Engine) endedByMove(now time.Time, r cache.Ref, f *flow.Flow) bool {
+	m := &e.moved
+	to := address{f.Reply.Dst, f.Orig.Family}
+	if r == 0 || f.Has&flow.HasReply == 0 || f.Reply.Dst == f.Orig.Src || !m.held[to] {
+		return false
+	}
+	if !m.asked {
+		m.asked = true
+		if e.kernel.AddrsChanged() {
+			e.lookAtMoved()
+		}
+	}
+	if m.usable[to] {
+		return false
+	}
+	if len(m.kept) == 0 {
+		e.log.Info("flows that end with the address they were masqueraded to are kept for the other router", "address", flow.UnpackAddr(to.addr, to.family))
+	}
+	m.kept[e.internal.Key(r)] = true
+	m.at = now
+	m.total++
+	return true
+}
+
+// watchMoved gives up what was kept when no take-over came: a comparison with the
+// kernel finds that it is gone.
+func (e *Engine) watchMoved(now time.Time) {
+	m := &e.moved
+	if len(m.kept) == 0 || now.Sub(m.at) < movedWait {
+		return
+	}
+	clear(m.kept)
+	e.fill.wanted = "flows ended with their address"
+}
