@@ -43,6 +43,8 @@ check:
 	  if [ -n "$$impure" ]; then echo "the pure core imports: $$impure"; exit 1; fi
 	@stray=$$($(GO) list -f '{{.ImportPath}} {{.Imports}}' ./... | grep -E ' .*mdlayher/netlink' | cut -d' ' -f1 | grep -vE '/sync/(kernel|udp|guard)$$'); \
 	  if [ -n "$$stray" ]; then echo "netlink belongs into sync/kernel, sync/udp and sync/guard, and not into: $$stray"; exit 1; fi
+	@odd=$$(git grep -l 'osrg/gobgp' -- '*.go' | grep -v '^host/bgp/'); \
+	  if [ -n "$$odd" ]; then echo "gobgp belongs in host/bgp alone: $$odd"; exit 1; fi
 
 fuzz:
 	@sh integration/fuzz.sh $(GO) $(FUZZTIME)

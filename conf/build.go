@@ -22,6 +22,9 @@ func (l *loader) build() *Config {
 	} else {
 		slices.Sort(c.ExpectSync)
 	}
+	if c.BGP != nil {
+		c.BGP.finish()
+	}
 	return c
 }
 

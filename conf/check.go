@@ -28,7 +28,10 @@ func (l *loader) check(c *Config, sys System) (p Problem, ok bool) {
 			return p, false
 		}
 	}
-	return l.checkSyncGroup(c, sys)
+	if p, ok := l.checkSyncGroup(c, sys); !ok {
+		return p, false
+	}
+	return l.checkBGP(c)
 }
 
 func (l *loader) treeProblem(n *node, message string) Problem {

@@ -27,6 +27,7 @@ type Config struct {
 	EventQueueSet        bool           `json:"event_queue_set"` // the operator wrote it
 	SyncQueueMB          int            `json:"sync_queue_mb"`
 	PurgeTimeout         time.Duration  `json:"purge_timeout"`
+	BGP                  *BGP           `json:"bgp,omitempty"` // nil: routes follow nothing
 }
 
 // Interface is one sync interface.

@@ -17,6 +17,9 @@ func (c *Config) SetLines() []string {
 			p.value("accept-protocol", word)
 		}
 	}
+	if c.BGP != nil {
+		p.bgp(c.BGP)
+	}
 	p.flag("disable-external-cache", c.DisableExternalCache)
 	p.flag("disable-syslog", c.DisableSyslog)
 	if c.EventQueueSet {
@@ -50,6 +53,35 @@ func (c *Config) SetLines() []string {
 }
 
 type printer struct{ lines []string }
+
+func (p *printer) number(path string, n, usual uint64) {
+	if n != usual {
+		p.value(path, strconv.FormatUint(n, 10))
+	}
+}
+
+func (p *printer) bgp(b *BGP) {
+	if b.API != DefaultAPI {
+		p.value("bgp api", b.API.String())
+	}
+	for _, c := range b.Communities {
+		p.value("bgp communities", c.String())
+	}
+	p.number("bgp grace-time", uint64(b.Grace/time.Second), uint64(DefaultGrace/time.Second))
+	p.number("bgp graceful-shutdown", uint64(b.GracefulShutdown/time.Second), 0)
+	p.number("bgp master med", uint64(b.MasterMED), DefaultMasterMED)
+	for _, x := range b.Prefixes {
+		if x.SyncGroup == "" {
+			p.line("bgp prefix " + x.Prefix.String())
+			continue
+		}
+		p.value("bgp prefix "+x.Prefix.String()+" sync-group", x.SyncGroup)
+	}
+	p.number("bgp standby as-path-prepend", uint64(b.StandbyPrepend), 0)
+	p.number("bgp standby med", uint64(b.StandbyMED), uint64(defaultStandby(b.MasterMED)))
+	p.flag("bgp standby withdraw", b.StandbyWithdraw)
+	p.number("bgp unready med", uint64(b.UnreadyMED), 0)
+}
 
 func (p *printer) line(s string) {
 	p.lines = append(p.lines, "set service conntrack-sync "+s)

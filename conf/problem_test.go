@@ -56,6 +56,41 @@ func TestBadInputs(t *testing.T) {
 			at1 + " purge-timeout: purge-timeout must be in range 1 to 2147483647",
 			"a.conf:2: service conntrack-sync purge-timeout: purge-timeout must be in range 1 to 2147483647"}},
 
+		{"bgp api", lines("bgp api localhost:50051", "bgp api 127.0.0.1", "bgp api [::1]:0"), []string{
+			at1 + " bgp api: localhost:50051 is not ADDRESS:PORT, such as 127.0.0.1:50051 or [::1]:50051",
+			"a.conf:2: service conntrack-sync bgp api: 127.0.0.1 is not ADDRESS:PORT, such as 127.0.0.1:50051 or [::1]:50051",
+			"a.conf:3: service conntrack-sync bgp api: [::1]:0 is not ADDRESS:PORT, such as 127.0.0.1:50051 or [::1]:50051"}},
+		{"bgp prefix", lines("bgp prefix 198.51.100.1/24", "bgp prefix 198.51.100.0/33", "bgp prefix 198.51.100.0/24 sync-group a/b"), []string{
+			at1 + " bgp prefix: 198.51.100.1/24 has bits set behind its length; the prefix is 198.51.100.0/24",
+			"a.conf:2: service conntrack-sync bgp prefix: 198.51.100.0/33 is not an IPv4 or IPv6 prefix",
+			`a.conf:3: service conntrack-sync bgp prefix 198.51.100.0/24 sync-group: "a/b" cannot be the name of a sync-group`}},
+		{"bgp numbers", lines("bgp master med 0", "bgp standby med -1", "bgp standby as-path-prepend 11", "bgp unready med x", "bgp graceful-shutdown 0", "bgp grace-time 9999"), []string{
+			at1 + " bgp master med: med must be in range 1 to 4294967295",
+			"a.conf:2: service conntrack-sync bgp standby med: med must be in range 1 to 4294967295",
+			"a.conf:3: service conntrack-sync bgp standby as-path-prepend: as-path-prepend must be in range 1 to 10",
+			"a.conf:4: service conntrack-sync bgp unready med: med must be in range 1 to 4294967295",
+			"a.conf:5: service conntrack-sync bgp graceful-shutdown: graceful-shutdown must be in range 1 to 3600 seconds",
+			"a.conf:6: service conntrack-sync bgp grace-time: grace-time must be in range 1 to 3600 seconds"}},
+		{"bgp communities", lines("bgp communities 65536:1", "bgp communities 1:2:3:4", "bgp communities blackhole", "bgp communities 65535:0"), []string{
+			at1 + " bgp communities: 65536:1 is not a community such as 65001:77, a large one such as 4200000001:1:2, or one of: no-export no-advertise no-export-subconfed no-peer",
+			"a.conf:2: service conntrack-sync bgp communities: 1:2:3:4 is not a community such as 65001:77, a large one such as 4200000001:1:2, or one of: no-export no-advertise no-export-subconfed no-peer",
+			"a.conf:3: service conntrack-sync bgp communities: blackhole is not a community such as 65001:77, a large one such as 4200000001:1:2, or one of: no-export no-advertise no-export-subconfed no-peer",
+			"a.conf:4: service conntrack-sync bgp communities: 65535:0 is GRACEFUL_SHUTDOWN, which graceful-shutdown sets when it is time"}},
+		{"bgp without prefix", lines("interface eth0", group, "bgp master med 10"), []string{"a.conf:3: service conntrack-sync bgp: no prefix is given, so there is nothing to announce!"}},
+		{"bgp of another group", lines("interface eth0", group, "bgp prefix 198.51.100.0/24 sync-group other"), []string{
+			"a.conf:3: service conntrack-sync bgp: prefix 198.51.100.0/24 follows sync-group other, which is not among failover-mechanism vrrp sync-group!"}},
+		{"bgp standby better", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp master med 300", "bgp standby med 300"), []string{
+			"a.conf:5: service conntrack-sync bgp: standby med 300 must be above master med 300!"}},
+		{"bgp no room", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp master med 4294967295"), []string{
+			"a.conf:3: service conntrack-sync bgp: standby med 4294967295 must be above master med 4294967295!"}},
+		{"bgp standby both", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp standby med 300", "bgp standby withdraw"), []string{
+			"a.conf:5: service conntrack-sync bgp: standby withdraw leaves no path for med or as-path-prepend!"}},
+		{"bgp unready both", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp unready med 300", "bgp unready withdraw"), []string{
+			"a.conf:5: service conntrack-sync bgp: unready withdraw leaves no path for med!"}},
+		{"bgp unready better", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp unready med 150"), []string{
+			"a.conf:4: service conntrack-sync bgp: unready med 150 must not be below standby med 200!"}},
+		{"bgp unready alone", lines("interface eth0", group, "bgp prefix 198.51.100.0/24", "bgp standby withdraw", "bgp unready med 150"), []string{
+			"a.conf:5: service conntrack-sync bgp: unready med announces a path where standby withdraw has none!"}},
 		{"block closed twice", "service {\n}\n}\n", []string{"a.conf:3: } without {"}},
 		{"block without name", "service\n{\n}\n", []string{"a.conf:2: { without a name on its line"}},
 		{"two values in one brace file", "service {\nconntrack-sync {\nsync-queue-size 4\nsync-queue-size 5\n}\n}\n",

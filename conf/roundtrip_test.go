@@ -104,7 +104,47 @@ func drawConfig(t *rapid.T) *Config {
 	}
 	slices.SortFunc(c.IgnoreAddresses, comparePrefix)
 	c.IgnoreAddresses = slices.Compact(c.IgnoreAddresses)
+	if flip.Draw(t, "bgp") {
+		c.BGP = drawBGP(t, c.SyncGroup)
+	}
 	return c
+}
+
+func drawBGP(t *rapid.T, group string) *BGP {
+	seconds := func(what string, low, high int) time.Duration {
+		return time.Duration(rapid.IntRange(low, high).Draw(t, what)) * time.Second
+	}
+	b := &BGP{API: netip.AddrPortFrom(drawAddr(t), rapid.Uint16Range(1, 65535).Draw(t, "api")),
+		MasterMED: rapid.Uint32Range(1, 1<<31).Draw(t, "master"), StandbyPrepend: rapid.Uint8Range(0, 10).Draw(t, "prepend"),
+		GracefulShutdown: seconds("shutdown", 0, 3600), Grace: seconds("grace", 1, 3600)}
+	b.StandbyMED = rapid.Uint32Range(b.MasterMED+1, 1<<32-2).Draw(t, "standby")
+	switch rapid.IntRange(0, 2).Draw(t, "kind") {
+	case 0:
+		b.UnreadyMED = rapid.Uint32Range(b.StandbyMED, 1<<32-1).Draw(t, "unready")
+	case 1:
+		b.StandbyWithdraw, b.StandbyPrepend, b.StandbyMED = true, 0, defaultStandby(b.MasterMED)
+	}
+	for _, a := range rapid.SliceOfNDistinct(rapid.Custom(drawAddr), 1, 3, rapid.ID).Draw(t, "routes") {
+		x := BGPPrefix{Prefix: netip.PrefixFrom(a, rapid.IntRange(0, a.BitLen()).Draw(t, "bits")).Masked()}
+		if rapid.Bool().Draw(t, "named") {
+			x.SyncGroup = group
+		}
+		if !slices.ContainsFunc(b.Prefixes, func(y BGPPrefix) bool { return x.Prefix == y.Prefix }) {
+			b.Prefixes = append(b.Prefixes, x)
+		}
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "communities") {
+		u := rapid.Uint32()
+		x := Community{Large: true, A: u.Draw(t, "a"), B: u.Draw(t, "b"), C: u.Draw(t, "c")}
+		if rapid.Bool().Draw(t, "ordinary") {
+			x = Community{A: x.A % 65535, B: x.B % 65536}
+		}
+		if !slices.Contains(b.Communities, x) {
+			b.Communities = append(b.Communities, x)
+		}
+	}
+	b.finish()
+	return b
 }
 
 func subset[T any](t *rapid.T, label string, all []T) (out []T) {

@@ -29,6 +29,23 @@ type row struct {
 var schema = []row{
 	{"", plain, nil, nil},
 	{"accept-protocol", multi, checkProtocol, setProtocol},
+	{"bgp", plain, nil, nil},
+	{"bgp api", leaf, checkAPI, func(c *Config, s string) { c.bgp().API = netip.MustParseAddrPort(s) }},
+	{"bgp communities", multi, checkCommunity, setCommunity},
+	{"bgp grace-time", leaf, checkGrace, bgpSeconds(func(b *BGP) *time.Duration { return &b.Grace })},
+	{"bgp graceful-shutdown", leaf, checkShutdown, bgpSeconds(func(b *BGP) *time.Duration { return &b.GracefulShutdown })},
+	{"bgp master", plain, nil, nil},
+	{"bgp master med", leaf, checkMED, bgpNumber(func(b *BGP, n uint32) { b.MasterMED = n })},
+	{"bgp prefix", tag, checkRoute, setRoute},
+	{"bgp prefix *", entry, nil, nil},
+	{"bgp prefix * sync-group", leaf, checkGroup, setRouteGroup},
+	{"bgp standby", plain, nil, nil},
+	{"bgp standby as-path-prepend", leaf, checkPrepend, bgpNumber(func(b *BGP, n uint32) { b.StandbyPrepend = uint8(n) })},
+	{"bgp standby med", leaf, checkMED, bgpNumber(func(b *BGP, n uint32) { b.StandbyMED = n })},
+	{"bgp standby withdraw", flag, nil, func(c *Config, _ string) { c.bgp().StandbyWithdraw = true }},
+	{"bgp unready", plain, nil, nil},
+	{"bgp unready med", leaf, checkMED, bgpNumber(func(b *BGP, n uint32) { b.UnreadyMED = n })},
+	{"bgp unready withdraw", flag, nil, func(c *Config, _ string) { c.bgp().UnreadyMED = 0 }},
 	{"disable-external-cache", flag, nil, func(c *Config, _ string) { c.DisableExternalCache = true }},
 	{"disable-syslog", flag, nil, func(c *Config, _ string) { c.DisableSyslog = true }},
 	{"event-listen-queue-size", leaf, checkQueue, setEventQueue},
@@ -101,6 +118,21 @@ func setWire(c *Config, s string) {
 }
 
 func lastInterface(c *Config) *Interface { return &c.Interfaces[len(c.Interfaces)-1] }
+
+func setCommunity(c *Config, s string) {
+	x, _ := parseCommunity(s)
+	c.bgp().Communities = append(c.bgp().Communities, x)
+}
+
+func setRoute(c *Config, s string) {
+	c.bgp().Prefixes = append(c.bgp().Prefixes, BGPPrefix{Prefix: netip.MustParsePrefix(s)})
+}
+
+// setRouteGroup acts on the prefix added last.
+func setRouteGroup(c *Config, s string) {
+	b := c.bgp()
+	b.Prefixes[len(b.Prefixes)-1].SyncGroup = s
+}
 
 // mustInt reads a canonical number, which its check has passed.
 func mustInt(s string) int {

@@ -4,7 +4,7 @@
 # apt works, since keepalived's and conntrackd's packages would start theirs.
 set -eu
 need=""
-for pair in keepalived:keepalived conntrackd:conntrackd conntrack:conntrack nft:nftables ip:iproute2 sysctl:procps ping:iputils-ping gcc:gcc; do
+for pair in keepalived:keepalived conntrackd:conntrackd conntrack:conntrack nft:nftables ip:iproute2 sysctl:procps ping:iputils-ping gcc:gcc gobgpd:gobgpd; do
 	tool=${pair%%:*}
 	command -v "$tool" >/dev/null 2>&1 || [ -x "/usr/sbin/$tool" ] || need="$need ${pair##*:}"
 done

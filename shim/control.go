@@ -13,6 +13,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
 // Texts an operator knows from VyOS.
@@ -70,6 +71,16 @@ func (s *Shim) routes() http.Handler {
 		wait, _ := time.ParseDuration(r.FormValue("wait"))
 		answer(w, struct{}{}, s.HandOver(r.Context(), HandOver{Group: r.FormValue("group"), Wait: wait,
 			Force: r.FormValue("force") != "", Cancel: r.FormValue("cancel") != ""}))
+	})
+	m.HandleFunc("GET /routes", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !s.configured():
+			answer(w, nil, ErrNotConfigured)
+		case s.opt.Routes == nil:
+			answer(w, stats.Routes{}, nil)
+		default:
+			answer(w, s.opt.Routes(), nil)
+		}
 	})
 	m.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) {
 		if !s.configured() {

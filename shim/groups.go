@@ -30,6 +30,7 @@ type group struct {
 	fault   bool            // and asks keepalived for FAULT
 	handing bool            // a hand-over waits
 	missed  time.Time       // since when no peer is MASTER after one
+	inSync  bool            // the engine would carry its traffic, at the last look
 }
 
 // recordDir holds the roles the fifo gave.

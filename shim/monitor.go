@@ -103,9 +103,16 @@ func alarmKey(a string) string {
 // judge takes what the engine said of each group.
 func (s *Shim) judge(e *stats.Engine) {
 	var equal, all []*group
+	news := false
 	s.mu.Lock()
 	for _, g := range s.groups {
 		r := readiness(g.role.State, e, s.young())
+		inSync, peers := r.Ready && e != nil, []stats.Peer(nil)
+		if e != nil {
+			peers = e.Peers
+		}
+		news = g.news(inSync, peers) || news
+		g.inSync = inSync
 		if g.role.State != vrrpwatch.Master {
 			for _, why := range s.obstacles {
 				r.Ready, r.Reasons = false, append(r.Reasons, why)
@@ -125,6 +132,9 @@ func (s *Shim) judge(e *stats.Engine) {
 		}
 	}
 	s.mu.Unlock()
+	if news {
+		s.change(func() {})
+	}
 	for _, g := range all {
 		s.noteGuard(g, e.Guard)
 	}

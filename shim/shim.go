@@ -41,6 +41,9 @@ type Options struct {
 	Log            *slog.Logger
 	Now            func() time.Time // nil: time.Now
 
+	// Routes says what became of the routes; nil where nobody looks after them.
+	Routes func() stats.Routes
+
 	launch  launcher                 // nil: the binary
 	system  conf.System              // nil: this machine
 	running func() (time.Time, bool) // keepalived; nil: looked for in /proc
@@ -78,6 +81,8 @@ type Shim struct {
 	receipts   []*receipt        // of the last changes of role, oldest first
 	obstacles  map[string]string // why a host is not ready, by who says so
 	kick       chan struct{}     // asks the monitor to look at once
+
+	words []stats.RouteWord // what the peers are told of the routes
 
 	loadMu    sync.Mutex // one load at a time; guards lastFiles
 	lastFiles []conf.File
@@ -128,7 +133,7 @@ func (s *Shim) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.stop = cancel
-	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.monitor, s.serveControl, s.supervise}
+	parts := []func(context.Context) error{s.watchConfig, s.watchKeepalived, s.watchRoles, s.follow, s.monitor, s.tellRoutes, s.serveControl, s.supervise}
 	errs := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() { errs <- part(ctx) }()

@@ -64,6 +64,9 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 	}
 	st.Readiness = readiness(role, e, young)
 	st.Alarms = append(alarms(&st, e != nil), doubts...)
+	if s.opt.Routes != nil {
+		st.Alarms = append(st.Alarms, s.opt.Routes().Problems...)
+	}
 	if said.Conflict != "" {
 		st.Alarms = append(st.Alarms, "this node and "+said.Conflict+" both say that they are MASTER")
 	}

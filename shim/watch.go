@@ -43,6 +43,12 @@ func (s *Shim) Watch(ctx context.Context, fn func([]GroupState)) error {
 	}
 }
 
+// Groups are the states of now.
+func (s *Shim) Groups() (list []GroupState) {
+	s.view(func() { list = s.groupStates() })
+	return list
+}
+
 // groupStates are those of now; mu is held.
 func (s *Shim) groupStates() (list []GroupState) {
 	for _, name := range s.groupNames() {

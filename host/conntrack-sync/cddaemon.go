@@ -81,7 +81,9 @@ func (o *options) cdServe(ctx context.Context, a *cdArgs, file *conntrackdconf.R
 		return err
 	}
 	defer unlock()
-	h := host.Options{StateDir: filepath.Join(a.runDir, "state"), StateOwner: "root", RunDir: a.runDir, Plugin: a.plugin, Release: version}
+	var h host.Options
+	h.StateDir, h.StateOwner, h.RunDir = filepath.Join(a.runDir, "state"), "root", a.runDir
+	h.Plugin, h.Release = a.plugin, version
 	if h.ConfDir, err = o.cdPrepare(a, file); err != nil {
 		return err
 	}

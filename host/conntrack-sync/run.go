@@ -119,6 +119,9 @@ func checkCommand(o *options) *cobra.Command {
 		for _, l := range cfg.SetLines() {
 			fmt.Fprintln(o.stdout, l)
 		}
+		if cfg.BGP != nil {
+			o.checkWindows()
+		}
 		return o.checkKeepalived(keepalived, known, cfg)
 	}
 	return c

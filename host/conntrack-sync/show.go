@@ -29,7 +29,8 @@ func showCommand(o *options) *cobra.Command {
 	return group("show", "Show state",
 		group("conntrack", "The kernel", tables),
 		group("conntrack-sync", "The synchronisation", cache,
-			o.jsonFlag(o.statisticsCommand()), o.jsonFlag(o.statusCommand()), o.jsonFlag(o.diffCommand()), o.jsonFlag(o.commitReportCommand()), o.jsonFlag(o.transitionsCommand()), o.jsonFlag(o.flowCommand())))
+			o.jsonFlag(o.statisticsCommand()), o.jsonFlag(o.statusCommand()), o.jsonFlag(o.diffCommand()), o.jsonFlag(o.commitReportCommand()), o.jsonFlag(o.transitionsCommand()), o.jsonFlag(o.flowCommand()),
+			o.jsonFlag(o.routesCommand())))
 }
 
 func (o *options) statisticsCommand() *cobra.Command {

@@ -98,6 +98,9 @@ func (n *Node) keepalived(group string, priority int) string {
 }
 `, inst[0], inst[1], 51+i, priority, inst[2], inst[1], inst[3], inst[1], notify)
 	}
+	if n.lab.opt.BGP {
+		return lanOnly(conf)
+	}
 	return conf
 }
 

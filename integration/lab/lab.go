@@ -50,6 +50,7 @@ type Options struct {
 	Conntrackd [2]bool   // run conntrackd there instead
 	Sync       []string  // sync interfaces; default SyncDev alone
 	Track      bool      // keepalived follows conntrack-sync's readiness
+	BGP        bool      // the WAN side follows BGP, see Routed
 	Log        func(format string, args ...any)
 }
 
@@ -215,8 +216,15 @@ func (l *Lab) routers() error {
 	for i, r := range l.R {
 		_, err := r.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_loose=0",
 			"net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0")
+		rules := ruleset
+		if l.opt.BGP {
+			rules = strings.ReplaceAll(ruleset, "snat to "+WANVirtual, "snat to "+RoutedAddr)
+			_, e := r.Run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=1")
+			_, e2 := r.Run("ip", "route", "add", "blackhole", Routed)
+			err = errors.Join(err, e, e2)
+		}
 		if err == nil {
-			_, err = r.Input(ruleset, "nft", "-f", "-")
+			_, err = r.Input(rules, "nft", "-f", "-")
 		}
 		if err == nil {
 			err = r.files(l.opt.Config[i], 150-50*i)

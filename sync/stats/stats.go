@@ -187,14 +187,6 @@ type Peer struct {
 	Routes []RouteWord `json:"routes,omitempty"`
 }
 
-// RouteWord is what a node says on the sync link of the routes of one sync group.
-type RouteWord struct {
-	Group      string `json:"group"`
-	Settled    bool   `json:"settled"`    // MASTER, its commit is over, its routes are announced
-	Raised     bool   `json:"raised"`     // a path of its with MASTER attributes stands
-	Generation uint32 `json:"generation"` // the highest that is known to stand
-}
-
 // Engine is what the engine says of itself; the shim makes a Status of it.
 type Engine struct {
 	Release   string            `json:"release"`

@@ -1,0 +1,99 @@
+package bgp
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+func (d dress) equal(x dress) bool {
+	return d.none == x.none && d.med == x.med && d.prepend == x.prepend && d.draining == x.draining && slices.Equal(d.communities, x.communities)
+}
+
+func (d dress) document() *stats.Announced {
+	a := &stats.Announced{Withdrawn: d.none, MED: d.med, Prepended: d.prepend, GracefulShutdown: d.draining}
+	for _, c := range d.communities {
+		a.Communities = append(a.Communities, c.String())
+	}
+	return a
+}
+
+// document is what an operator reads.
+func (r *Router) document(st *State) stats.Routes {
+	doc := stats.Routes{Sessions: []stats.RouteSession{}, Groups: []stats.RouteGroup{}, Routes: []stats.Route{}, Problems: []string{}}
+	if r.conf == nil {
+		return doc
+	}
+	doc.Configured = true
+	l := r.link.view()
+	if r.link != nil {
+		doc.Speaker = r.link.speaker.Name()
+	}
+	doc.Connected, doc.AS, doc.Error = l.up, l.as, l.err
+	if !l.since.IsZero() {
+		doc.Since = l.since.Format(time.RFC3339)
+	}
+	for _, s := range l.sessions {
+		doc.Sessions = append(doc.Sessions, stats.RouteSession{Neighbor: s.Neighbor, AS: s.AS, State: s.State, Up: s.Up})
+		if s.Up {
+			doc.Established++
+		}
+	}
+	for i := range st.Groups {
+		g := r.gates[st.Groups[i].Name]
+		_, taken := r.stood(st.Groups[i].Name)
+		doc.Groups = append(doc.Groups, stats.RouteGroup{Group: st.Groups[i].Name, Level: g.want.level.String(),
+			Generation: g.want.generation, Draining: g.want.draining, Why: g.want.why, Taken: taken && l.up})
+	}
+	for _, x := range r.routes {
+		y := stats.Route{Prefix: x.Prefix.String(), Group: x.group, Error: x.err, Kept: x.found}
+		if g := r.gates[x.group]; g != nil {
+			y.Wanted, y.Why = dressFor(r.conf, g.want).String(), g.want.why
+		}
+		if x.gave {
+			y.Level, y.Announced, y.Since = x.level.String(), x.worn.document(), x.since.Format(time.RFC3339)
+			y.Text = x.worn.String()
+		}
+		doc.Routes = append(doc.Routes, y)
+	}
+	doc.Problems = problems(&doc)
+	return doc
+}
+
+// problems are what needs somebody's attention.
+func problems(doc *stats.Routes) []string {
+	list := []string{}
+	switch {
+	case !doc.Connected && doc.Error == "":
+		list = append(list, fmt.Sprintf("routes: %s has not answered yet", doc.Speaker))
+	case !doc.Connected:
+		list = append(list, fmt.Sprintf("routes: %s is not reached, routes follow nothing: %s", doc.Speaker, doc.Error))
+	case doc.Established == 0:
+		list = append(list, fmt.Sprintf("routes: %s has no established session", doc.Speaker))
+	}
+	for _, x := range doc.Routes {
+		if x.Error != "" && doc.Connected {
+			list = append(list, fmt.Sprintf("routes: %s cannot be announced: %s", x.Prefix, x.Error))
+		}
+	}
+	return list
+}
+
+// obstacle says why routes would not carry traffic here after a take-over: no
+// session is established, or the speaker has not taken what is wanted.
+func obstacle(doc *stats.Routes) string {
+	if !doc.Configured {
+		return ""
+	}
+	if len(doc.Problems) > 0 {
+		return doc.Problems[0]
+	}
+	for _, g := range doc.Groups {
+		if !g.Taken {
+			return "routes: the speaker has not taken them yet"
+		}
+	}
+	return ""
+}
