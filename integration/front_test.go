@@ -260,6 +260,11 @@ func TestPrimaryBackupScript(t *testing.T) {
 		out, err := status(l.R[1])
 		return strings.Contains(out, "proven equal to the MASTER's table of 10 entries"), fmt.Errorf("%s %w", out, err)
 	})
+	for _, n := range l.R { // and nothing of it is an alarm
+		if out, err := n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--check"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
 	if _, err := os.Stat(l.R[1].Dir + "/var/lock/conntrack.lock"); err != nil {
 		t.Error(err)
 	}

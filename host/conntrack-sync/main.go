@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -114,23 +115,46 @@ func (o *options) jsonFlag(c *cobra.Command) *cobra.Command {
 	return c
 }
 
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown word %q", args[0])}
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	return usageError{fmt.Errorf("%sunknown word %q%s", after(c), args[0], choice(c))}
 }
 
 // needVerb is for commands that only group others.
 func needVerb(c *cobra.Command, _ []string) error {
-	return usageError{fmt.Errorf("%s: a verb is missing", c.CommandPath())}
+	return usageError{fmt.Errorf("%sa word is missing%s", after(c), choice(c))}
+}
+
+// after names the words that were understood.
+func after(c *cobra.Command) string {
+	_, words, _ := strings.Cut(c.CommandPath(), " ")
+	if words == "" {
+		return ""
+	}
+	return words + ": "
+}
+
+// choice names the words that may follow; the program itself has too many.
+func choice(c *cobra.Command) string {
+	var words []string
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			words = append(words, sub.Name())
+		}
+	}
+	if len(words) == 0 || !c.HasParent() {
+		return ""
+	}
+	return ", want one of: " + strings.Join(words, " ")
 }
 
 // exactly demands a number of words.
 func exactly(n int, what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(c *cobra.Command, args []string) error {
 		if len(args) != n {
-			return usageError{fmt.Errorf("want %s", what)}
+			return usageError{fmt.Errorf("%swant %s", after(c), what)}
 		}
 		return nil
 	}

@@ -117,3 +117,20 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 }
+
+func TestWrongUseSaysWhatIsWanted(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                             "a word is missing",
+		"nonsense":                     `unknown word "nonsense"`,
+		"show":                         "show: a word is missing, want one of: conntrack conntrack-sync",
+		"show conntrack table ipv5":    `show conntrack table: unknown word "ipv5", want one of: ipv4 ipv6`,
+		"show conntrack-sync status x": `show conntrack-sync status: unknown word "x"`,
+		"flush both":                   `flush: unknown word "both", want nothing or one of: internal external`,
+		"import":                       "import: want one file",
+		"notify GROUP":                 "notify: want GROUP or INSTANCE, a name, a state and a priority",
+	} {
+		if code, _, stderr := call(strings.Fields(line)...); code != 2 || stderr != "conntrack-sync: "+want+" (try --help)\n" {
+			t.Errorf("%q: %d %q", line, code, stderr)
+		}
+	}
+}

@@ -64,9 +64,9 @@ func (o *options) formatFlag(c *cobra.Command, usual show.Format) *cobra.Command
 
 // oneOf allows at most one word, and which.
 func oneOf(words ...string) (cobra.PositionalArgs, []string) {
-	return func(_ *cobra.Command, args []string) error {
+	return func(c *cobra.Command, args []string) error {
 		if len(args) > 1 || len(args) == 1 && !slices.Contains(words, args[0]) {
-			return usageError{fmt.Errorf("unknown word %q, want nothing or one of: %s", args[len(args)-1], strings.Join(words, " "))}
+			return usageError{fmt.Errorf("%sunknown word %q, want nothing or one of: %s", after(c), args[len(args)-1], strings.Join(words, " "))}
 		}
 		return nil
 	}, words

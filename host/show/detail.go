@@ -74,9 +74,13 @@ func peer(p *stats.Peer) string {
 		return s
 	}
 	s += fmt.Sprintf(", %s, epoch %d", p.Role, p.Epoch)
-	if p.InSync != nil && *p.InSync {
+	switch {
+	case p.InSync == nil || !p.Alive: // what was proven before it fell silent says nothing
+	case *p.InSync:
 		s += ", in sync"
-	} else if p.InSync != nil {
+	case p.Differing == 0:
+		s += ", NOT proven equal"
+	default:
 		s += fmt.Sprintf(", DIFFERS in %d of 4096 buckets", p.Differing)
 	}
 	if p.LagP50MS > 0 {

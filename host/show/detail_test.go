@@ -81,3 +81,18 @@ func TestTransitions(t *testing.T) {
 	}
 	golden(t, "transitions.txt", b.String())
 }
+
+func TestPeerSaysNoMoreThanIsKnown(t *testing.T) {
+	yes, no := true, false
+	for want, p := range map[string]stats.Peer{
+		"alive, heard 100ms ago, 0 messages unacknowledged, BACKUP, epoch 0, in sync":                      {Alive: true, InSync: &yes},
+		"alive, heard 100ms ago, 0 messages unacknowledged, BACKUP, epoch 0, NOT proven equal":             {Alive: true, InSync: &no},
+		"alive, heard 100ms ago, 0 messages unacknowledged, BACKUP, epoch 0, DIFFERS in 3 of 4096 buckets": {Alive: true, InSync: &no, Differing: 3},
+		"SILENT, heard 100ms ago, 0 messages unacknowledged, BACKUP, epoch 0":                              {InSync: &no, Differing: 3},
+	} {
+		p.Address, p.Software, p.Protocol, p.Role, p.LastHeardMS = "192.0.2.1", "x", "native", "BACKUP", 100
+		if got := peer(&p); got != "192.0.2.1, x, "+want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+	}
+}
