@@ -148,6 +148,9 @@ General {
 
 // StartKeepalived starts keepalived in the foreground.
 func (n *Node) StartKeepalived() (*Process, error) {
+	for _, stale := range []string{"keepalived.pid", "vrrp.pid", "checkers.pid", "bfd.pid"} {
+		_ = os.Remove(n.file(stale))
+	}
 	return n.Start("keepalived", "keepalived", "-n", "-P", "-D", "-l", "-f", n.file("keepalived.conf"),
 		"-p", n.file("keepalived.pid"), "-r", n.file("vrrp.pid"), "-c", n.file("checkers.pid"), "-b", n.file("bfd.pid"))
 }

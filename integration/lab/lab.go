@@ -51,7 +51,32 @@ type Options struct {
 	Sync       []string  // sync interfaces; default SyncDev alone
 	Track      bool      // keepalived follows conntrack-sync's readiness
 	BGP        bool      // the WAN side follows BGP, see Routed
+	Policy     Policy
 	Log        func(format string, args ...any)
+}
+
+// Policy is how strict the routers' firewall is; the zero value is the strictest.
+type Policy struct {
+	AcceptInput   bool // of the router itself
+	AcceptForward bool // of everything, packets that conntrack finds invalid among it
+	Loose         bool // nf_conntrack_tcp_loose: connections are picked up from the middle
+}
+
+func (p Policy) String() string {
+	word := func(on bool, yes, no string) string { return map[bool]string{true: yes, false: no}[on] }
+	return word(p.AcceptInput, "input accept", "input drop") + ", " +
+		word(p.AcceptForward, "forward accept", "forward drop, invalid drop") + ", " + word(p.Loose, "tcp_loose 1", "tcp_loose 0")
+}
+
+func (p Policy) ruleset() string {
+	s := ruleset
+	if p.AcceptInput {
+		s = strings.Replace(s, "hook input priority 0; policy drop;", "hook input priority 0; policy accept;", 1)
+	}
+	if p.AcceptForward {
+		s = strings.Replace(s, "hook forward priority 0; policy drop;\n\t\tct state invalid drop\n", "hook forward priority 0; policy accept;\n", 1)
+	}
+	return s
 }
 
 // Lab is a standing pair. Close takes it down.
@@ -201,7 +226,7 @@ func (l *Lab) addresses() error {
 			do(n, args...)
 		}
 	}
-	give(l.Client, "lan0", ClientAddr+"/24", "fd01::10/64")
+	give(l.Client, "lan0", ClientAddr+"/24", SecondClientAddr+"/24", "fd01::10/64")
 	give(l.Server, "wan0", ServerAddr+"/24", "fd02::10/64")
 	for i, r := range l.R {
 		give(r, "lan0", fmt.Sprintf("10.1.0.%d/24", i+1), fmt.Sprintf("fd01::%d/64", i+1))
@@ -214,11 +239,11 @@ func (l *Lab) addresses() error {
 
 func (l *Lab) routers() error {
 	for i, r := range l.R {
-		_, err := r.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_loose=0",
+		_, err := r.Run("sysctl", "-qw", "net.ipv4.ip_forward=1", fmt.Sprint("net.netfilter.nf_conntrack_tcp_loose=", map[bool]int{true: 1}[l.opt.Policy.Loose]),
 			"net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0")
-		rules := ruleset
+		rules := l.opt.Policy.ruleset()
 		if l.opt.BGP {
-			rules = strings.ReplaceAll(ruleset, "snat to "+WANVirtual, "snat to "+RoutedAddr)
+			rules = strings.ReplaceAll(rules, "snat to "+WANVirtual, "snat to "+RoutedAddr)
 			_, e := r.Run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=1")
 			_, e2 := r.Run("ip", "route", "add", "blackhole", Routed)
 			err = errors.Join(err, e, e2)
@@ -252,10 +277,14 @@ const ruleset = `table inet filter {
 		ct state established,related accept
 		iifname "lan0" tcp flags & (fin|syn|rst|ack) == syn accept
 		iifname "lan0" meta l4proto { udp, icmp, icmpv6 } ct state new accept
+		iifname "wan0" ct status dnat tcp flags & (fin|syn|rst|ack) == syn accept
 	}
 }
 table ip nat {
-	chain prerouting { type nat hook prerouting priority dstnat; }
+	chain prerouting {
+		type nat hook prerouting priority dstnat;
+		iifname "wan0" ip daddr 203.0.113.254 tcp dport 8088 dnat to 10.1.0.10
+	}
 	chain postrouting {
 		type nat hook postrouting priority srcnat;
 		oifname "wan0" ip saddr 10.1.0.0/24 snat to 203.0.113.254

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -186,4 +187,31 @@ func (n *Node) PowerOn() error {
 func (n *Node) HasVirtual() bool {
 	out, _ := n.Run("ip", "-4", "addr", "show", "dev", "lan0")
 	return strings.Contains(out, LANVirtual+"/")
+}
+
+// LinksDown and LinksUp take all links of a router down, and bring them up again.
+func (n *Node) LinksDown() error { return n.setLinks("down", "lan0", "wan0", SyncDev) }
+func (n *Node) LinksUp() error   { return n.setLinks("up", SyncDev, "lan0", "wan0") }
+
+func (n *Node) setLinks(state string, devs ...string) error {
+	var errs []error
+	for _, dev := range devs {
+		_, err := n.Run("ip", "link", "set", dev, state)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Crash kills keepalived with its children: nobody resigns, the virtual addresses
+// stay, and none of its pid files is removed.
+func (p *Process) Crash() error {
+	p.Signal(syscall.SIGSTOP) // or it would start the child anew
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.PID()))
+	for _, w := range strings.Fields(string(b)) {
+		if pid, aerr := strconv.Atoi(w); aerr == nil {
+			err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	p.Kill()
+	return err
 }

@@ -34,7 +34,7 @@ func Main() {
 	os.Exit(0)
 }
 
-var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast,
+var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast, "users": users,
 	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient, "hub": runHub, "churn": churn, "states": states}
 
 // program is this binary as one of the lab's programs.
@@ -80,6 +80,9 @@ func serve([]string) error {
 	}
 	u, err := net.ListenUDP("udp", &net.UDPAddr{Port: echoPort})
 	if err != nil {
+		return err
+	}
+	if err := serveUsers(); err != nil {
 		return err
 	}
 	fmt.Println("listening")
