@@ -49,8 +49,8 @@ func startKeepalived(t *testing.T, r *router, n *lab.Node) {
 	r.keepalived = must[*lab.Process](t)(n.StartKeepalived())
 }
 
-// waitEqual waits until a node's view is proven equal to the MASTER's table.
-func waitEqual(t *testing.T, n *lab.Node) {
+// waitProven waits until a node's view is proven equal to the MASTER's table.
+func waitProven(t *testing.T, n *lab.Node) {
 	t.Helper()
 	wait(t, n.Name+"'s proof", func() (bool, error) {
 		s, err := n.Status()
@@ -62,7 +62,7 @@ func waitEqual(t *testing.T, n *lab.Node) {
 func waitHolds(t *testing.T, l *lab.Lab, standby *lab.Node) {
 	t.Helper()
 	ok(t, l.AwaitUsers(standby, usersPerKind*uint64(len(lab.Kinds)+1)))
-	waitEqual(t, standby)
+	waitProven(t, standby)
 }
 
 // TestTakeOver loses r1 in every way a pair meets, and takes it back each time,
@@ -99,7 +99,7 @@ func takeOvers(t *testing.T, p lab.Policy, rounds int) {
 			t.Fatalf("%s: %s", what, strings.Join(r.Failed, "; "))
 		}
 		gaps := ""
-		for _, k := range []string{lab.Chat, lab.Inbound, lab.BulkDown, lab.BulkUp, lab.Stream, lab.Mapped} {
+		for _, k := range []string{lab.Chat, lab.Inbound, lab.BulkDown, lab.BulkUp, lab.Feed, lab.Mapped} {
 			gaps += fmt.Sprintf(" %s %.0f", k, r.GapMS[k])
 		}
 		t.Logf("%s: %d users well; longest wait in ms:%s", what, r.Sum(), gaps)

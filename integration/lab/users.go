@@ -21,7 +21,7 @@ import (
 
 const (
 	uploadPort  = 8082
-	streamPort  = 8083
+	feedPort    = 8083
 	mappingPort = 8084
 	inboundPort = 8088 // of the virtual address, translated to the client
 
@@ -37,12 +37,12 @@ const (
 	Idle     = "idle, then chatty"
 	Chat     = "chat"
 	Inbound  = "inbound, DNAT"
-	Stream   = "server to client, UDP"
+	Feed     = "server to client, UDP"
 	Mapped   = "UDP with a changed port"
 )
 
 // Kinds are all of them.
-var Kinds = []string{BulkDown, BulkUp, Idle, Chat, Inbound, Stream, Mapped}
+var Kinds = []string{BulkDown, BulkUp, Idle, Chat, Inbound, Feed, Mapped}
 
 // user is one flow. What it moves is checked unit by unit.
 type user struct {
@@ -196,7 +196,7 @@ func users(args []string) error {
 			add(BulkUp, bulkUp)
 			add(Idle, idle)
 			add(Chat, chatWith("tcp", net.JoinHostPort(ServerAddr, strconv.Itoa(echoPort))))
-			add(Stream, stream)
+			add(Feed, feed)
 			add(Mapped, mapped(20000+i))
 		}
 	}
@@ -356,9 +356,9 @@ func say(c net.Conn) error {
 	return nil
 }
 
-// stream asks once and is sent numbers from then on; it never speaks again.
-func stream(u *user) error {
-	c, err := net.Dial("udp", net.JoinHostPort(ServerAddr, strconv.Itoa(streamPort)))
+// feed asks once and is sent numbers from then on; it never speaks again.
+func feed(u *user) error {
+	c, err := net.Dial("udp", net.JoinHostPort(ServerAddr, strconv.Itoa(feedPort)))
 	if err != nil {
 		return err
 	}
@@ -383,8 +383,8 @@ func stream(u *user) error {
 	}
 }
 
-// serveStreams sends numbers to whoever asks, for an hour.
-func serveStreams(c *net.UDPConn) {
+// serveFeeds sends numbers to whoever asks, for an hour.
+func serveFeeds(c *net.UDPConn) {
 	b := make([]byte, 100)
 	for {
 		n, to, err := c.ReadFromUDPAddrPort(b)
@@ -485,7 +485,7 @@ func serveUsers() error {
 		return err
 	}
 	go accept(up, serveUpload)
-	for port, serve := range map[int]func(*net.UDPConn){streamPort: serveStreams, mappingPort: serveMapping} {
+	for port, serve := range map[int]func(*net.UDPConn){feedPort: serveFeeds, mappingPort: serveMapping} {
 		u, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
 		if err != nil {
 			return err

@@ -73,8 +73,9 @@ type Guard interface {
 	// Protect says which addresses are virtual, and which others flows may be
 	// translated to.
 	Protect(virtual, spared []netip.Addr) error
-	// Raise guards what comes to this host; with window also what it forwards.
-	Raise(window bool) error
+	// Raise guards what comes to this host; armed also what it forwards, from the
+	// arrival of a virtual address on; with window what it forwards in any case.
+	Raise(armed, window bool) error
 	Renew() error
 	Lower() error
 	// Drops counts the packets dropped by each part.

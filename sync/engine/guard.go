@@ -9,10 +9,11 @@ import (
 
 // The guard stands while this node is not MASTER and, when it becomes MASTER,
 // until the commit is done: before, the virtual addresses are not here and it does
-// nothing; afterwards every flow is known. Its window, the part for forwarded
-// packets, stands only from the arrival of a virtual address until what is to be
-// written is written, since a BACKUP may forward for others. In an unknown role
-// only the window raises it.
+// nothing; afterwards every flow is known. Its part for forwarded packets is armed
+// while no virtual address is here, and has its window from the arrival of one
+// until what is to be written is written; a node that has the addresses and all
+// flows needs none of it, whatever its role. In an unknown role only the window
+// raises it.
 
 // guardState is how far the guard is up.
 type guardState uint8
@@ -20,10 +21,11 @@ type guardState uint8
 const (
 	guardDown guardState = iota
 	guardUp
+	guardArmed
 	guardWindow
 )
 
-func (s guardState) String() string { return [...]string{"down", "up", "window"}[s] }
+func (s guardState) String() string { return [...]string{"down", "up", "armed", "window"}[s] }
 
 // guard is the engine's handle on a Guard. Its lock is taken before the engine's.
 type guard struct {
@@ -111,7 +113,7 @@ func (e *Engine) applyGuard() {
 	}
 	err := g.g.Lower
 	if want != guardDown {
-		err = func() error { return g.g.Raise(want == guardWindow) }
+		err = func() error { return g.g.Raise(want == guardArmed, want == guardWindow) }
 	}
 	if err := err(); err != nil {
 		e.guardFails(err)
@@ -125,6 +127,8 @@ func (e *Engine) wantGuard() guardState {
 	switch {
 	case e.takeover.window:
 		return guardWindow
+	case e.role != master && e.role != "" && e.takeover.away():
+		return guardArmed
 	case e.role != master && e.role != "", e.takeover.pending:
 		return guardUp
 	}

@@ -17,6 +17,7 @@ import (
 // one does or the address leaves again, what was written is removed.
 type takeover struct {
 	local  map[netip.Addr]bool // this host's addresses, nil before the first look
+	here   bool                // a virtual one is among them
 	stale  bool                // filter and guard were made of others
 	window bool                // a virtual address is here, and not all is written
 	opened time.Time           // the window
@@ -49,9 +50,10 @@ func (e *Engine) onAddrs(local map[netip.Addr]bool) {
 	e.lookAtMoved()
 	t := &e.takeover
 	first := t.local == nil
-	came, here := netip.Addr{}, false
+	came := netip.Addr{}
+	t.here = false
 	for _, a := range e.settings.VirtualAddresses {
-		here = here || local[a]
+		t.here = t.here || local[a]
 		if local[a] && !t.local[a] {
 			came = a
 		}
@@ -62,7 +64,7 @@ func (e *Engine) onAddrs(local map[netip.Addr]bool) {
 	case first:
 	case came.IsValid() && e.role != master:
 		e.openWindow(came)
-	case !here && t.early && e.role != master:
+	case !t.here && t.early && e.role != master:
 		e.log.Warn("the virtual addresses have left again without a take-over")
 		e.abandon()
 	}
@@ -90,6 +92,9 @@ func (e *Engine) openWindow(came netip.Addr) {
 		return e.commitEarly(ctx)
 	})
 }
+
+// away says that no virtual address is here, as far as is known.
+func (t *takeover) away() bool { return t.local != nil && !t.here }
 
 // commitEarly writes until nothing is left to be written.
 func (e *Engine) commitEarly(ctx context.Context) error {

@@ -42,8 +42,14 @@ func (g *fakeGuard) Protect(virtual, spared []netip.Addr) error {
 	g.virtual, g.spared = virtual, spared
 	return nil
 }
-func (g *fakeGuard) Raise(window bool) error {
-	return g.set(map[bool]string{false: "up", true: "window"}[window])
+func (g *fakeGuard) Raise(armed, window bool) error {
+	switch {
+	case window:
+		return g.set("window")
+	case armed:
+		return g.set("armed")
+	}
+	return g.set("up")
 }
 func (g *fakeGuard) Lower() error { return g.set("down") }
 func (g *fakeGuard) Close() error { return g.set("closed") }
@@ -124,14 +130,14 @@ func tableHas(b *node, n int) func() error {
 func TestGuardFollowsTheRole(t *testing.T) {
 	_, b, g := guarded(t, 100)
 	b.role(t, "BACKUP")
-	eventually(t, "BACKUP", g.is("up"))
+	eventually(t, "BACKUP", g.is("armed"))
 	release := b.table.HoldApply()
 	b.table.SetLocal(ownAddr, lanVIP)
 	eventually(t, "the window", g.is("window"))
 	release()
 	eventually(t, "the early commit", tableHas(b, 100))
 	eventually(t, "the end of the window", g.is("up"))
-	if s := g.said(); s != "[up window up]" {
+	if s := g.said(); s != "[armed window up]" {
 		t.Errorf("before the role the guard went %s", s)
 	}
 	b.role(t, "MASTER")
@@ -145,12 +151,14 @@ func TestGuardFollowsTheRole(t *testing.T) {
 	if err := g.is("down")(); err != nil {
 		t.Errorf("after the commit: %v", err)
 	}
+	b.table.SetLocal(ownAddr)
 	b.role(t, "FAULT")
-	if err := g.is("up")(); err != nil {
+	eventually(t, "FAULT", g.is("armed"))
+	if err := g.is("armed")(); err != nil {
 		t.Errorf("in FAULT: %v", err)
 	}
 	st, err := b.Status(t.Context())
-	if err != nil || st.Guard.State != "up" || st.Guard.InputDrops != 5 || st.Guard.ForwardDrops != 7 {
+	if err != nil || st.Guard.State != "armed" || st.Guard.InputDrops != 5 || st.Guard.ForwardDrops != 7 {
 		t.Errorf("status %+v, %v", st.Guard, err)
 	}
 	eventually(t, "the addresses", func() error {
@@ -250,7 +258,8 @@ func TestTakeOverThatDoesNotComeAbout(t *testing.T) {
 			eventually(t, "the early commit", tableHas(b, 101))
 			end(t, b)
 			eventually(t, "the way back", tableHas(b, 2))
-			eventually(t, "the guard", g.is("up"))
+			want := map[bool]string{true: "armed", false: "up"}[name == "the address leaves"]
+			eventually(t, "the guard", g.is(want))
 			if _, ok := b.table.Flow(f.Key()); !ok {
 				t.Error("a flow of others was removed")
 			}
@@ -294,15 +303,33 @@ func TestGuardDisabled(t *testing.T) {
 	if err := b.Configure(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := b.Status(t.Context()); err != nil || st.Guard.State != "disabled" || g.said() != "[up closed]" {
+	if st, err := b.Status(t.Context()); err != nil || st.Guard.State != "disabled" || g.said() != "[armed closed]" {
 		t.Errorf("status %+v, %v; the guard went %s", st.Guard, err, g.said())
 	}
 	s.DisableGuard = false
 	if err := b.Configure(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.is("up")(); err != nil {
+	if err := g.is("armed")(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBackupThatHasTheAddress from the start, because its role is wrong, is not
+// armed: what it forwards must not wait for a take-over that never comes.
+func TestBackupThatHasTheAddress(t *testing.T) {
+	_, b, g := guarded(t, 1, lanVIP)
+	eventually(t, "the first look", func() error {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if len(g.spared) == 0 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	b.role(t, "BACKUP")
+	if s := g.said(); s != "[up]" {
+		t.Errorf("the guard went %s", s)
 	}
 }
 

@@ -36,6 +36,7 @@ type Guard struct {
 	virtual []netip.Addr
 	spared  []netip.Addr
 	up      bool
+	armed   bool // the chain for forwarded packets is there
 	window  bool
 }
 
@@ -73,26 +74,29 @@ func (g *Guard) Protect(virtual, spared []netip.Addr) error {
 }
 
 // Raise guards packets for the virtual addresses that reach the router's own
-// stack; with window also packets that are forwarded and translated, and TCP
-// connections to virtual addresses where nothing listens. It stands for Lapse.
-func (g *Guard) Raise(window bool) error {
+// stack. Armed, it also guards what is forwarded and translated to a virtual
+// address, from the very moment that address is here, and TCP connections to
+// virtual addresses where nothing listens; with window it guards all that is
+// forwarded and translated, wherever the addresses are. It stands for Lapse.
+func (g *Guard) Raise(armed, window bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	armed = armed || window
 	var b batch
 	if !g.up {
 		g.inputHook(&b)
 	}
-	if window && !g.window {
+	if armed && !g.armed {
 		g.forwardHook(&b)
 	}
-	if !window && g.window {
+	if !armed && g.armed {
 		b.removeChain(g.table, chainForward)
 	}
-	g.fill(&b, window)
+	g.fill(&b, armed, window)
 	if err := g.send(&b); err != nil {
 		return fmt.Errorf("raise the guard: %w", err)
 	}
-	g.up, g.window = true, window
+	g.up, g.armed, g.window = true, armed, window
 	return nil
 }
 
@@ -108,7 +112,7 @@ func (g *Guard) Renew() error {
 
 func (g *Guard) renew() error {
 	var b batch
-	g.fill(&b, g.window)
+	g.fill(&b, g.armed, g.window)
 	if err := g.send(&b); err != nil {
 		return fmt.Errorf("renew the guard: %w", err)
 	}
@@ -124,13 +128,13 @@ func (g *Guard) Lower() error {
 	}
 	var b batch
 	b.removeChain(g.table, chainInput)
-	if g.window {
+	if g.armed {
 		b.removeChain(g.table, chainForward)
 	}
 	if err := g.send(&b); err != nil {
 		return fmt.Errorf("lower the guard: %w", err)
 	}
-	g.up, g.window = false, false
+	g.up, g.armed, g.window = false, false, false
 	return nil
 }
 

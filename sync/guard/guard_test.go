@@ -109,7 +109,7 @@ func each(t *testing.T, fn func(t *testing.T, a addresses)) {
 }
 
 // TestInput: what the router's own stack makes of packets without an entry, with
-// the guard down, raised, and raised in a window; what is not for a virtual
+// the guard down, raised, and armed or in a window; what is not for a virtual
 // address never makes a difference.
 func TestInput(t *testing.T) {
 	each(t, func(t *testing.T, a addresses) {
@@ -159,11 +159,12 @@ func TestInput(t *testing.T) {
 		}
 		for _, loose := range []string{"0", "1"} {
 			r.router.run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_loose="+loose)
-			for _, state := range []string{"down", "up", "window"} {
-				must(t, map[string]func() error{"down": r.g.Lower, "up": func() error { return r.g.Raise(false) }, "window": func() error { return r.g.Raise(true) }}[state]())
+			for _, state := range []string{"down", "up", "armed", "window"} {
+				must(t, map[string]func() error{"down": r.g.Lower, "up": func() error { return r.g.Raise(false, false) },
+					"armed": func() error { return r.g.Raise(true, false) }, "window": func() error { return r.g.Raise(false, true) }}[state]())
 				for _, row := range rows {
 					must(t, r.g.Renew())
-					want = map[string]string{"down": row.down, "up": row.up, "window": row.inWindow}[state]
+					want = map[string]string{"down": row.down, "up": row.up, "armed": row.inWindow, "window": row.inWindow}[state]
 					if got := row.do(); got != want {
 						t.Errorf("guard %s, loose %s: %s: %s, want %s", state, loose, row.what, got, want)
 					}
@@ -173,7 +174,7 @@ func TestInput(t *testing.T) {
 			}
 		}
 		in, fwd, err := r.g.Drops()
-		if err != nil || in < 2*(7+8) || fwd != 0 {
+		if err != nil || in < 2*(7+8+8) || fwd != 0 {
 			t.Errorf("%d and %d drops, %v", in, fwd, err)
 		}
 	})
@@ -184,7 +185,7 @@ func TestInput(t *testing.T) {
 func TestDroppedLeavesNoEntry(t *testing.T) {
 	each(t, func(t *testing.T, a addresses) {
 		r := newRig(t, a)
-		must(t, r.g.Raise(false))
+		must(t, r.g.Raise(false, false))
 		if got := r.peer.ask(4000, to(a.virtual, 5999), r.fence, "nothing"); got != "nothing" {
 			t.Errorf("with the guard: %s", got)
 		}
@@ -218,7 +219,7 @@ func TestForward(t *testing.T) {
 		if got := udp(5001, 6001, "answer"); got != "answer" {
 			t.Fatalf("with the guard down: %s", got)
 		}
-		must(t, r.g.Raise(true))
+		must(t, r.g.Raise(false, true))
 		for _, row := range []struct {
 			what        string
 			from, dport int
@@ -249,7 +250,7 @@ func TestForward(t *testing.T) {
 		if n := r.entries(t, "sport=5006"); n != 0 {
 			t.Errorf("it has left %d entries", n)
 		}
-		must(t, r.g.Raise(false))
+		must(t, r.g.Raise(false, false))
 		if got := udp(5002, 6001, "answer"); got != "answer" {
 			t.Errorf("after the window: %s", got)
 		}
@@ -260,11 +261,61 @@ func TestForward(t *testing.T) {
 	})
 }
 
+// TestArmed: the part for forwarded packets waits for the virtual address, and is
+// there with it; the router forwards for others meanwhile.
+func TestArmed(t *testing.T) {
+	each(t, func(t *testing.T, a addresses) {
+		r := newRig(t, a)
+		for _, port := range []int{6000, 6001, 6002} {
+			r.server.echo(port)
+		}
+		r.fence = netip.AddrPortFrom(addr(a.server), 6000)
+		vip := []string{"ip", "addr", "del", fmt.Sprintf("%s/%d", a.virtual2, a.bits), "dev", "wan0"}
+		r.router.run(vip...)
+		must(t, r.g.Raise(true, false))
+		if got := r.entries(t, "sport=5001"); got != 0 {
+			t.Fatal("an entry from nowhere")
+		}
+		// Without the address the answer finds no way back, but the flow passes.
+		_ = r.peer.ask(5001, to(a.server, 6001), r.fence, "nothing")
+		if got := r.entries(t, "sport=5001"); got == 0 {
+			t.Error("a flow is not forwarded although the address is not here")
+		}
+		vip[2] = "add"
+		if addr(a.own).Is6() {
+			vip = append(vip, "nodad")
+		}
+		r.router.run(vip...)
+		must(t, r.g.Renew())
+		for _, row := range []struct {
+			what        string
+			from, dport int
+			want        string
+		}{
+			{"a new flow translated to a virtual address", 5002, 6001, "nothing"},
+			{"a new flow that is not translated", 5003, 6000, "answer"},
+			{"a new flow translated to the router's own address", 5004, 6002, "answer"},
+		} {
+			must(t, r.g.Renew())
+			if got := r.peer.ask(row.from, to(a.server, row.dport), r.fence, row.want); got != row.want {
+				t.Errorf("%s: %s, want %s", row.what, got, row.want)
+			}
+		}
+		if n := r.entries(t, "sport=5002"); n != 0 {
+			t.Errorf("the flow that waits has left %d entries", n)
+		}
+		must(t, r.g.Raise(false, false))
+		if got := r.peer.ask(5002, to(a.server, 6001), r.fence, "answer"); got != "answer" {
+			t.Errorf("disarmed: %s", got)
+		}
+	})
+}
+
 // TestLapse: nobody renews it: it falls open. Renewed, it stands.
 func TestLapse(t *testing.T) {
 	r := newRig(t, families["IPv4"])
 	guarded := func() bool { return r.peer.ask(0, to(r.virtual, 5999), r.fence, "nothing") == "nothing" }
-	must(t, r.g.Raise(true))
+	must(t, r.g.Raise(false, true))
 	for until := time.Now().Add(Lapse + Lapse/2); time.Now().Before(until); time.Sleep(Lapse / 10) {
 		must(t, r.g.Renew())
 	}
@@ -286,7 +337,7 @@ func TestLapse(t *testing.T) {
 // do not meet.
 func TestOwner(t *testing.T) {
 	r := newRig(t, families["IPv4"])
-	must(t, r.g.Raise(true))
+	must(t, r.g.Raise(false, true))
 	r.router.run("nft", "flush", "ruleset")
 	if got := r.peer.ask(4000, to(r.virtual, 5999), r.fence, "nothing"); got != "nothing" {
 		t.Errorf("after a flush of the ruleset: %s", got)
@@ -315,9 +366,9 @@ func TestOwner(t *testing.T) {
 func TestManyRounds(t *testing.T) {
 	r := newRig(t, families["IPv4"])
 	for range 200 {
-		must(t, r.g.Raise(false))
-		must(t, r.g.Raise(true))
-		must(t, r.g.Raise(false))
+		must(t, r.g.Raise(false, false))
+		must(t, r.g.Raise(false, true))
+		must(t, r.g.Raise(false, false))
 		must(t, r.g.Lower())
 	}
 	must(t, r.g.Lower())
@@ -335,7 +386,7 @@ func BenchmarkRaiseAndLower(b *testing.B) {
 	defer g.Close()
 	_ = g.Protect([]netip.Addr{addr("192.0.2.254")}, []netip.Addr{addr("192.0.2.1")})
 	for b.Loop() {
-		if err := g.Raise(true); err != nil {
+		if err := g.Raise(false, true); err != nil {
 			b.Fatal(err)
 		}
 		if err := g.Lower(); err != nil {

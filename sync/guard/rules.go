@@ -18,7 +18,8 @@ const (
 	setVirtual6 = "virtual6"
 	setSpared4  = "spared4"
 	setSpared6  = "spared6"
-	setWindow   = "window" // the families for which a take-over is under way
+	setArmed    = "armed"  // the families for which a take-over may begin
+	setWindow   = "window" // those for which one is under way
 
 	counterInput   = "input_drops"
 	counterForward = "forward_drops"
@@ -41,7 +42,7 @@ func (g *Guard) make() error {
 	b.addTable(g.table)
 	for _, s := range []set{
 		{setVirtual4, typeIPv4, 4}, {setVirtual6, typeIPv6, 16},
-		{setSpared4, typeIPv4, 4}, {setSpared6, typeIPv6, 16}, {setWindow, typeFamily, 1},
+		{setSpared4, typeIPv4, 4}, {setSpared6, typeIPv6, 16}, {setArmed, typeFamily, 1}, {setWindow, typeFamily, 1},
 	} {
 		b.addSet(g.table, s)
 	}
@@ -58,13 +59,13 @@ func (g *Guard) make() error {
 // stack. Packets of known flows pass, and new connections to what listens here.
 // TCP packets from the middle of a connection, and datagrams that nobody waits
 // for, are dropped: an answer would end the flow at its far end, and the entry
-// they leave would stand in the way of the flow's own. In the window that holds
-// for TCP connections to ports where nothing listens, too: an expectation may
-// just not be here yet.
+// they leave would stand in the way of the flow's own. Armed, that holds for TCP
+// connections to ports where nothing listens, too: an expectation may just not be
+// here yet.
 var unknown = []rule{
 	{known(), accept()},
 	{protocol(unix.IPPROTO_TCP), beginsTCP(), socket(), accept()},
-	{protocol(unix.IPPROTO_TCP), beginsTCP(), family(), notIn(setWindow), accept()},
+	{protocol(unix.IPPROTO_TCP), beginsTCP(), family(), notIn(setArmed), accept()},
 	{protocol(unix.IPPROTO_TCP), count(counterInput), drop()},
 	{protocol(unix.IPPROTO_UDP), socket(), accept()},
 	{protocol(unix.IPPROTO_UDP), count(counterInput), drop()},
@@ -89,11 +90,12 @@ func (g *Guard) inputHook(b *batch) {
 // forwardHook raises the part behind source NAT: the first packet of a
 // translated flow that is not known is dropped before its entry is confirmed,
 // because it may be one of an old flow that was given another port. New TCP
-// connections pass, and flows translated to addresses that do not move.
+// connections pass, and flows translated to addresses that do not move. Outside
+// the window only flows translated to a virtual address that is here count: its
+// arrival is noticed by the kernel itself, before any packet is sent after it.
 func (g *Guard) forwardHook(b *batch) {
 	b.addChain(g.table, chainForward, &hook{unix.NF_INET_POST_ROUTING, afterSourceNAT})
 	for _, r := range []rule{
-		{family(), notIn(setWindow), accept()},
 		{madeHere(), accept()},
 		{notNew(), accept()},
 		{known(), accept()},
@@ -103,25 +105,33 @@ func (g *Guard) forwardHook(b *batch) {
 		{conntrack6(original), in(setSpared6), accept()},
 		{conntrack4(reply), in(setSpared4), accept()},
 		{conntrack6(reply), in(setSpared6), accept()},
-		{count(counterForward), drop()},
+		{conntrack4(reply), in(setVirtual4), sourceIsHere(), count(counterForward), drop()},
+		{conntrack6(reply), in(setVirtual6), sourceIsHere(), count(counterForward), drop()},
+		{family(), in(setWindow), count(counterForward), drop()},
 	} {
 		b.addRule(g.table, chainForward, r)
 	}
 }
 
 // fill writes the sets anew. Their elements lapse by themselves.
-func (g *Guard) fill(b *batch, window bool) {
+func (g *Guard) fill(b *batch, armed, window bool) {
 	virtual4, virtual6 := keys(g.virtual)
 	spared4, spared6 := keys(g.spared)
 	b.refill(g.table, setVirtual4, virtual4, Lapse)
 	b.refill(g.table, setVirtual6, virtual6, Lapse)
-	families := [][]byte{}
-	if window {
-		b.refill(g.table, setSpared4, spared4, 2*Lapse) // not before the window
+	if armed {
+		b.refill(g.table, setSpared4, spared4, 2*Lapse) // not before the others
 		b.refill(g.table, setSpared6, spared6, 2*Lapse)
-		families = [][]byte{{unix.NFPROTO_IPV4}, {unix.NFPROTO_IPV6}}
 	}
-	b.refill(g.table, setWindow, families, Lapse)
+	b.refill(g.table, setArmed, familyKeys(armed), Lapse)
+	b.refill(g.table, setWindow, familyKeys(window), Lapse)
+}
+
+func familyKeys(on bool) [][]byte {
+	if !on {
+		return nil
+	}
+	return [][]byte{{unix.NFPROTO_IPV4}, {unix.NFPROTO_IPV6}}
 }
 
 // keys are the addresses as set elements, each once.

@@ -160,7 +160,7 @@ func SortRefusals(r []Refusal) {
 
 // Guard says how the take-over guard stands.
 type Guard struct {
-	State        string `json:"state"` // disabled, absent, down, up or window
+	State        string `json:"state"` // disabled, absent, down, up, armed or window
 	InputDrops   uint64 `json:"input_drops"`
 	ForwardDrops uint64 `json:"forward_drops"`
 	Problem      string `json:"problem,omitempty"`
