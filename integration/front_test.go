@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
 // front is our binary under conntrackd's name on one router.
@@ -196,8 +198,9 @@ const ftpHelper = `table inet helpers {
 // scriptDriven starts keepalived on a router whose /usr/sbin/conntrackd is our
 // binary, in a mount namespace of its own, with the script that comes with
 // Debian's conntrackd and the configuration that comes with it, but for names
-// and addresses. The script starts the daemon.
-func scriptDriven(t *testing.T, n *lab.Node, address string) *lab.Process {
+// and addresses. The script starts the daemon, which knows keepalived.conf or does
+// not.
+func scriptDriven(t *testing.T, n *lab.Node, address string, known bool) *lab.Process {
 	t.Helper()
 	example, err := os.ReadFile("/usr/share/doc/conntrackd/examples/sync/ftfw/conntrackd.conf")
 	if err != nil {
@@ -222,11 +225,18 @@ func scriptDriven(t *testing.T, n *lab.Node, address string) *lab.Process {
 			t.Fatal(err)
 		}
 	}
-	return must[*lab.Process](t)(n.Start("keepalived", "unshare", "-m", "sh", "-ec", strings.NewReplacer("DIR", n.Dir, "BIN", filepath.Dir(n.Binary())).Replace(`
+	at := "/etc/keepalived/other.conf"
+	if known {
+		at = "/etc/keepalived/keepalived.conf"
+	}
+	return must[*lab.Process](t)(n.Start("keepalived", "unshare", "-m", "sh", "-ec", strings.NewReplacer("DIR", n.Dir, "BIN", filepath.Dir(n.Binary()), "KNOWN", at).Replace(`
 mkdir -p DIR/var/lock
 mount --bind DIR/var /run
 mount --bind BIN/conntrack-sync /usr/sbin/conntrackd
 mount --bind DIR/conntrackd.conf /etc/conntrackd/conntrackd.conf
+mkdir -p /etc/keepalived
+mount -t tmpfs tmpfs /etc/keepalived
+cp DIR/script.conf KNOWN
 mount -t tmpfs tmpfs /usr/libexec
 mkdir /usr/libexec/conntrack-sync
 cp BIN/conntrack-sync-plugin /usr/libexec/conntrack-sync/
@@ -238,6 +248,12 @@ exec keepalived -n -P -D -l -f DIR/script.conf -p DIR/keepalived.pid -r DIR/vrrp
 // and nothing else of ours; flows survive the loss of a router. The role, which
 // nobody tells, is read from what the script asks for.
 func TestPrimaryBackupScript(t *testing.T) {
+	for name, known := range map[string]bool{"alone": false, "with keepalived.conf": true} {
+		t.Run(name, func(t *testing.T) { primaryBackup(t, known) })
+	}
+}
+
+func primaryBackup(t *testing.T, known bool) {
 	l := newLab(t, lab.Options{})
 	status := func(n *lab.Node) (string, error) {
 		return n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--json")
@@ -250,7 +266,7 @@ func TestPrimaryBackupScript(t *testing.T) {
 		})
 	}
 	for i, role := range []string{"MASTER", "BACKUP"} {
-		scriptDriven(t, l.R[i], lab.SyncAddr(0, i))
+		scriptDriven(t, l.R[i], lab.SyncAddr(0, i), known)
 		is(l.R[i], role)
 	}
 	must[*lab.Process](t)(l.Serve())
@@ -272,6 +288,15 @@ func TestPrimaryBackupScript(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(l.R[1], "MASTER")
+	wait(t, "the end of the take-over", func() (bool, error) {
+		out, err := status(l.R[1])
+		if err != nil {
+			return false, err
+		}
+		var s stats.Status
+		err = json.Unmarshal([]byte(out), &s)
+		return s.Guard.State == map[bool]string{false: "disabled", true: "down"}[known], fmt.Errorf("guard %s, %v", s.Guard.State, err)
+	})
 	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
 		t.Errorf("after the take-over: %v", r.Failed)
 	}

@@ -151,7 +151,7 @@ func (s *Shim) withEngine(fn func(http.ResponseWriter, *http.Request, contract.E
 			answer(w, nil, ErrNoEngine)
 		default:
 			if r.FormValue("by") == "conntrackd" {
-				s.scriptAsks(r.Context(), e, r.URL)
+				s.scriptAsks(r.URL)
 			}
 			fn(w, r, e)
 		}

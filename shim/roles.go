@@ -20,7 +20,13 @@ func (s *Shim) onRole(c vrrpwatch.Change) {
 	if !known {
 		return
 	}
-	s.sayRole(c, first)
+	host, _ := os.Hostname()
+	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
+	if first {
+		if err := s.recordTransition(c); err != nil {
+			s.log.Error("record the transition", "err", err)
+		}
+	}
 	s.change(func() {
 		if g := s.groups[c.Group]; g != nil {
 			g.role, g.since = c, s.opt.Now()
@@ -28,18 +34,6 @@ func (s *Shim) onRole(c vrrpwatch.Change) {
 			s.openReceipt(g, c, g.since)
 		}
 	})
-}
-
-// sayRole logs a transition, and records it if it is the sync-group's.
-func (s *Shim) sayRole(c vrrpwatch.Change, record bool) {
-	host, _ := os.Hostname()
-	s.log.Info(fmt.Sprintf("%s transitioning to %s state for VRRP sync-group [%s]", host, c.State, c.Group), "source", c.Source)
-	if !record {
-		return
-	}
-	if err := s.recordTransition(c); err != nil {
-		s.log.Error("record the transition", "err", err)
-	}
 }
 
 // lastTransition is a file of one line, VyOS's.

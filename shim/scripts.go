@@ -1,11 +1,9 @@
 package shim
 
 import (
-	"context"
 	"net/url"
 	"sync"
 
-	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
@@ -51,34 +49,22 @@ func (t *scripts) step(request *url.URL) vrrpwatch.State {
 	return vrrpwatch.Master
 }
 
-// scriptAsks takes note of a request by a script, before it is carried out. The
-// script does what the role asks for, so no sequence runs.
-func (s *Shim) scriptAsks(ctx context.Context, e contract.Engine, request *url.URL) {
+// scriptAsks takes note of a request by a script. The role it tells is acted on as
+// any other: what the script has done already is found done.
+func (s *Shim) scriptAsks(request *url.URL) {
 	state := s.scripts.step(request)
 	if state == "" {
 		return
 	}
 	c := vrrpwatch.Change{State: state, Stamp: s.opt.Now(), Source: fromScripts}
-	var g *group
 	s.view(func() {
-		if len(s.groups) == 1 { // of several, requests do not say which
-			g = s.first()
-		}
-		if g != nil && (g.role.State == state || g.role.State != "" && g.role.Source != fromScripts) {
-			g = nil
+		g := s.first()
+		known := g.role.State == state || g.role.State != "" && g.role.Source != fromScripts
+		if len(s.groups) == 1 && !known { // of several, requests do not say which
+			c.Group = g.name
 		}
 	})
-	if g == nil || g.name == "" {
-		return
-	}
-	c.Group = g.name
-	s.sayRole(c, true)
-	s.change(func() {
-		g.role, g.since = c, c.Stamp
-		g.serial++
-		g.done, g.taken = g.serial, g.serial
-	})
-	if err := e.SetRole(ctx, c.Group, string(state)); err != nil {
-		s.log.Error("tell the role", "err", err)
+	if c.Group != "" {
+		s.onRole(c)
 	}
 }

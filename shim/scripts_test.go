@@ -59,21 +59,22 @@ func TestAScriptTellsTheRole(t *testing.T) {
 	r := newRig(t)
 	e := r.engine(t)
 	r.answers(t)
-	r.ask(t, "commit", "flush", "resync", "bulk")
-	s, err := Dial(r.dir + "/run").Status(t.Context())
-	if err != nil || s.Role != "MASTER" || !strings.HasPrefix(s.LastTransition, "MASTER at ") {
-		t.Errorf("%+v, %v", s, err)
-	}
-	r.ask(t, "shorten-timers", "request-resync")
-	if s, err = Dial(r.dir + "/run").Status(t.Context()); err != nil || s.Role != "BACKUP" {
-		t.Errorf("%+v, %v", s, err)
-	}
-	calls := e.told()
-	for _, want := range []string{"commit flush:both resync role:MASTER", "role:BACKUP"} {
-		if !strings.Contains(calls, want) {
-			t.Errorf("%q is not in %s", want, calls)
+	tells := func(role string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(e.told(), "role:"+role) && time.Now().Before(deadline); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		s, err := Dial(r.dir + "/run").Status(t.Context())
+		if err != nil || s.Role != role || !strings.HasPrefix(s.LastTransition, role+" at ") || !strings.Contains(e.told(), "role:"+role) {
+			t.Errorf("%+v, %v; the engine was told %s", s, err, e.told())
 		}
 	}
+	r.ask(t, "commit", "flush", "resync")
+	settles(t, e, "configure:SG commit flush:both resync")
+	r.ask(t, "bulk")
+	tells("MASTER")
+	r.ask(t, "shorten-timers", "request-resync")
+	tells("BACKUP")
 	// Who hears keepalived does not believe a script.
 	r.role(t, vrrpwatch.Master)
 	for role := ""; role != "MASTER"; time.Sleep(5 * time.Millisecond) {
@@ -84,7 +85,7 @@ func TestAScriptTellsTheRole(t *testing.T) {
 		role = s.Role
 	}
 	r.ask(t, "shorten-timers")
-	if s, err = Dial(r.dir + "/run").Status(t.Context()); err != nil || s.Role != "MASTER" {
+	if s, err := Dial(r.dir + "/run").Status(t.Context()); err != nil || s.Role != "MASTER" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
