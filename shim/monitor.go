@@ -118,6 +118,7 @@ func (s *Shim) judge(e *stats.Engine) {
 				r.Ready, r.Reasons = false, append(r.Reasons, why)
 			}
 		}
+		news = news || r.Ready != g.ready.Ready || len(g.ready.Reasons) == 0
 		if r.Ready != g.ready.Ready {
 			s.log.Info("readiness", "group", g.name, "ready", r.Ready, "reasons", r.Reasons)
 		}
@@ -130,6 +131,9 @@ func (s *Shim) judge(e *stats.Engine) {
 		if proven(g.role.State, e) {
 			equal = append(equal, g)
 		}
+	}
+	if e != nil {
+		news = s.seeCommit(e.Commit) || news
 	}
 	s.mu.Unlock()
 	if news {

@@ -82,7 +82,8 @@ type Shim struct {
 	obstacles  map[string]string // why a host is not ready, by who says so
 	kick       chan struct{}     // asks the monitor to look at once
 
-	words []stats.RouteWord // what the peers are told of the routes
+	words      []stats.RouteWord // what the peers are told of the routes
+	lastCommit *stats.Commit     // of the engine, as the monitor saw it
 
 	loadMu    sync.Mutex // one load at a time; guards lastFiles
 	lastFiles []conf.File
