@@ -333,9 +333,9 @@ func TestPurge(t *testing.T) {
 	for i := range 10 { // the new MASTER holds half of them
 		b.table.Put(flowNo(i))
 	}
-	eventually(t, "what the new MASTER holds", mirrors(t, b, a))
 	_ = b.SetRole(ctx, "syncgrp", "MASTER")
 	_ = a.SetRole(ctx, "syncgrp", "BACKUP")
+	eventually(t, "what the new MASTER holds", mirrors(t, b, a))
 	if err := a.ShortenTimers(ctx); err != nil {
 		t.Fatal(err)
 	}
