@@ -114,6 +114,20 @@ func TestMulticast(t *testing.T) {
 	}
 }
 
+// TestRedundantMulticast: conntrackd wants another group for each link.
+func TestRedundantMulticast(t *testing.T) {
+	r := Read("c.conf", []byte("Sync {\nMulticast { IPv4_address 225.0.0.50 Group 3780 Interface eth0 }\n"+
+		"Multicast Default { IPv4_address 225.0.0.51 Group 3781 Interface eth1 }\nMulticast { IPv4_address 225.0.0.51 Group 3782 Interface eth2 }\n}\nGeneral { Syslog on }"))
+	r.SyncGroup("SG")
+	cfg, problems := r.Check(nil)
+	if len(problems) > 0 || len(r.Notes) != 1 || !strings.HasPrefix(r.Notes[0].Error(), "c.conf:2: Sync Multicast: interface eth0 is left out, its group 225.0.0.50 is another than 225.0.0.51") {
+		t.Fatal(problems, r.Notes)
+	}
+	if i := cfg.Interfaces; len(i) != 2 || i[0].Name != "eth1" || i[1].Port != 3782 || cfg.McastGroup.String() != "225.0.0.51" {
+		t.Errorf("%+v", cfg)
+	}
+}
+
 func TestWhatCannotBeUsed(t *testing.T) {
 	eth0 := "Interface eth0 "
 	for text, want := range map[string]string{
@@ -127,14 +141,13 @@ func TestWhatCannotBeUsed(t *testing.T) {
 		"Sync {\nTCP {} }":             "c.conf:2: Sync TCP: has no equivalent: use UDP or Multicast, on both nodes",
 		"Sync { Multicast {} }":        "c.conf:1: Sync Multicast: Interface is missing",
 		"Sync { UDP { " + eth0 + "} }": "c.conf:1: Sync UDP: the destination address is missing",
-		"Sync { Multicast {\nGroup 0\n" + eth0 + "} }":                                                                     "c.conf:1: service conntrack-sync interface eth0 port: Port number must be in range 1 to 65535",
-		"Sync { Multicast {\nIPv6_address ff15::1\n" + eth0 + "} }":                                                        "c.conf:2: Sync Multicast IPv6_address: has no equivalent: multicast runs over IPv4; use UDP with IPv6 addresses, on both nodes",
-		"Sync { Multicast { " + eth0 + "SndSocketBuffer 1k } }":                                                            `c.conf:1: Sync Multicast SndSocketBuffer: "1k" is no number of bytes`,
-		"Sync { Mode FTFW { StartupResync maybe } }":                                                                       `c.conf:1: Sync Mode FTFW StartupResync: wants on or off, not "maybe"`,
-		"Sync {\nMulticast { " + eth0 + "}\nUDP { Interface eth1 IPv4_Destination_Address 192.0.2.1 } }":                   "c.conf:3: service conntrack-sync: Cannot mix unicast and multicast mode!",
-		"Sync { Multicast { " + eth0 + "} }\nGeneral {\nFilter {\nAddress Ignore {\nIPv4_address 10.0.0.0/33 } } }":        "c.conf:5: service conntrack-sync ignore-address: 10.0.0.0/33 is not an IPv4 or IPv6 address or prefix",
-		"Sync { Multicast { IPv4_address 225.0.0.50 " + eth0 + "}\nMulticast { IPv4_address 225.0.0.51 Interface eth1 } }": "c.conf:2: Sync Multicast IPv4_address: has no equivalent: there is one mcast-group for all interfaces, 225.0.0.50 by the section above; give both the same, on both nodes",
-		strings.Repeat("x { ", 40): "c.conf:1: blocks are nested too deeply",
+		"Sync { Multicast {\nGroup 0\n" + eth0 + "} }":                                                              "c.conf:1: service conntrack-sync interface eth0 port: Port number must be in range 1 to 65535",
+		"Sync { Multicast {\nIPv6_address ff15::1\n" + eth0 + "} }":                                                 "c.conf:2: Sync Multicast IPv6_address: has no equivalent: multicast runs over IPv4; use UDP with IPv6 addresses, on both nodes",
+		"Sync { Multicast { " + eth0 + "SndSocketBuffer 1k } }":                                                     `c.conf:1: Sync Multicast SndSocketBuffer: "1k" is no number of bytes`,
+		"Sync { Mode FTFW { StartupResync maybe } }":                                                                `c.conf:1: Sync Mode FTFW StartupResync: wants on or off, not "maybe"`,
+		"Sync {\nMulticast { " + eth0 + "}\nUDP { Interface eth1 IPv4_Destination_Address 192.0.2.1 } }":            "c.conf:3: service conntrack-sync: Cannot mix unicast and multicast mode!",
+		"Sync { Multicast { " + eth0 + "} }\nGeneral {\nFilter {\nAddress Ignore {\nIPv4_address 10.0.0.0/33 } } }": "c.conf:5: service conntrack-sync ignore-address: 10.0.0.0/33 is not an IPv4 or IPv6 address or prefix",
+		strings.Repeat("x { ", 40):                                                                                  "c.conf:1: blocks are nested too deeply",
 	} {
 		r := Read("c.conf", []byte(text))
 		if strings.Contains(text, "Sync {") {

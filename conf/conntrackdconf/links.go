@@ -63,10 +63,19 @@ func (t *translator) mcast(path string, s *statement, l *link) {
 		return
 	}
 	l.group = s.arg()
-	if len(t.groups) > 0 && t.groups[0] != l.group {
-		t.problem(s.line, path+" "+s.shown, none+"there is one mcast-group for all interfaces, "+printable(t.groups[0])+" by the section above; give both the same, on both nodes")
-	}
-	t.groups = append(t.groups, l.group)
+}
+
+// sameGroup leaves out the links that have another multicast group than the first:
+// here one group serves all, and the other node may know no other.
+func (t *translator) sameGroup(first link) {
+	t.links = slices.DeleteFunc(t.links, func(l link) bool {
+		other := first.multicast && l.multicast && l.group != first.group
+		if other {
+			t.note(l.line, "Sync Multicast", "interface "+printable(l.name)+" is left out, its group "+printable(l.group)+" is another than "+
+				printable(first.group)+" and there is one mcast-group for all interfaces: give both the same, on both nodes")
+		}
+		return other
+	})
 }
 
 // interfaces writes the links, the one marked Default first.
@@ -80,6 +89,11 @@ func (t *translator) interfaces() {
 		}
 		return 1
 	})
+	if len(t.links) == 0 {
+		return
+	}
+	first := t.links[0]
+	t.sameGroup(first)
 	for _, l := range t.links {
 		t.set(l.line, "interface", l.name)
 		if l.peer != "" {
@@ -92,7 +106,7 @@ func (t *translator) interfaces() {
 			t.set(l.line, "listen-address", l.local)
 		}
 	}
-	if len(t.groups) > 0 {
-		t.set(t.links[0].line, "mcast-group", t.groups[0])
+	if first.group != "" {
+		t.set(first.line, "mcast-group", first.group)
 	}
 }

@@ -13,8 +13,7 @@ import (
 type translator struct {
 	*Result
 	links       []link
-	groups      []string // multicast addresses that were given
-	buffer      size     // largest socket buffer
+	buffer      size // largest socket buffer
 	events      size
 	syslog      bool
 	syncSection bool

@@ -40,13 +40,15 @@ func notifySocket() string {
 }
 
 // awaitControl waits until the daemon answers at all, with the engine or
-// without.
-func awaitControl(ctx context.Context, runDir string) bool {
-	for ctx.Err() == nil {
-		if _, err := shim.Dial(runDir).Status(ctx); !errors.Is(err, shim.ErrNotRunning) {
+// without, and until its fifo is there.
+func awaitControl(ctx context.Context, runDir, fifo string) bool {
+	for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
+		if _, err := shim.Dial(runDir).Status(ctx); errors.Is(err, shim.ErrNotRunning) {
+			continue
+		}
+		if fifo == "" || exists(fifo) {
 			return ctx.Err() == nil
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	return false
 }

@@ -53,7 +53,7 @@ func runCommand(o *options) *cobra.Command {
 		ctx, cancel := context.WithCancel(c.Context())
 		defer cancel()
 		go func() {
-			if awaitControl(ctx, o.runDir) {
+			if awaitControl(ctx, o.runDir, h.VRRPFIFO) {
 				o.warn(sayReady(notify))
 			}
 		}()
