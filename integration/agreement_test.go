@@ -51,21 +51,27 @@ type members struct {
 // all hear each other.
 func newGroup(t *testing.T, n int, config func(i int) string) *members {
 	t.Helper()
+	return newGroupOf(t, n, n, config)
+}
+
+// newGroupOf is newGroup with more routers on the hub on which nothing is started.
+func newGroupOf(t *testing.T, all, n int, config func(i int) string) *members {
+	t.Helper()
 	lab.Need(t)
-	l, nodes, hub, err := lab.NewGroup(bin(t), n, config)
+	l, nodes, hub, err := lab.NewGroup(bin(t), all, config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := &members{Lab: l, r: nodes, hub: hub}
 	t.Cleanup(func() { closeLab(t, l, nodes) })
-	for i, r := range nodes {
+	for i, r := range nodes[:n] {
 		m.sync = append(m.sync, startSync(t, r))
 		if err := r.Notify([]string{"MASTER", "BACKUP"}[min(i, 1)]); err != nil {
 			t.Fatal(err)
 		}
 	}
 	waitRole(t, nodes[0], "MASTER")
-	for _, r := range nodes {
+	for _, r := range nodes[:n] {
 		wait(t, r.Name+" hearing the others", func() (bool, error) {
 			s, err := r.Status()
 			return err == nil && alive(s.Peers) == n-1, fmt.Errorf("%+v %w", s.Peers, err)

@@ -80,6 +80,75 @@ func TestConntrackdAsActive(t *testing.T) {
 	}
 }
 
+// TestConntrackdJoinsOurs: two of ours fall back together when a conntrackd joins
+// them, and return when it has left. Whatever it saw meanwhile, our own protocol
+// included, it refuses nothing of it.
+func TestConntrackdJoinsOurs(t *testing.T) {
+	m := newGroupOf(t, 3, 2, toGroup)
+	protocol := func(want string) {
+		t.Helper()
+		for _, r := range m.r[:2] {
+			wait(t, r.Name+" speaking "+want, func() (bool, error) {
+				s, err := r.Status()
+				ok := err == nil
+				some := false
+				for _, p := range s.Peers {
+					ok, some = ok && p.Protocol == want, some || p.Alive
+				}
+				return ok && some, fmt.Errorf("%+v %w", s.Peers, err)
+			})
+		}
+	}
+	m.load(t, 0.5)
+	m.equal(t, "before", false, 1)
+	d := must[*lab.Process](t)(m.r[2].StartConntrackd())
+	protocol("conntrackd")
+	m.load(t, 0.5)
+	refusedNothing(t, m.r[2])
+	_ = d.Stop()
+	protocol("native")
+	m.load(t, 0.5)
+	m.equal(t, "after", false, 1)
+}
+
+// TestNativeFramesAtConntrackd: a node that speaks our own protocol whoever is there
+// sends a conntrackd nothing that it refuses.
+func TestNativeFramesAtConntrackd(t *testing.T) {
+	m := newGroupOf(t, 2, 1, func(int) string {
+		return lab.Seed + "set service conntrack-sync interface eth0 protocol native\n"
+	})
+	must[*lab.Process](t)(m.r[1].StartConntrackd())
+	wait(t, "conntrackd answering", func() (bool, error) {
+		_, err := m.r[1].Conntrackd("-s")
+		return err == nil, err
+	})
+	m.load(t, 2)
+	refusedNothing(t, m.r[1])
+	if out := must[string](t)(m.r[1].Conntrackd("-e")); strings.Contains(out, lab.ServerAddr) {
+		t.Errorf("frames were taken for flows:\n%s", out)
+	}
+}
+
+// refusedNothing wants a conntrackd to have received something and called nothing
+// malformed.
+func refusedNothing(t *testing.T, n *lab.Node) {
+	t.Helper()
+	out := must[string](t)(n.Conntrackd("-s", "network"))
+	counters := 0
+	for line := range strings.Lines(out) {
+		name, n, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "Malformed messages", "Wrong protocol version", "Malformed header", "Malformed payload", "Bad message type", "Truncated message", "Bad message size":
+			if counters++; strings.TrimSpace(n) != "0" {
+				t.Errorf("conntrackd says: %s %s", name, n)
+			}
+		}
+	}
+	if counters != 8 || strings.Contains(out, " 0 Pckts recv") {
+		t.Errorf("what conntrackd says is not understood:\n%s", out)
+	}
+}
+
 // TestMixedReleases: routers of two releases work as a pair, each says what the
 // other is, and so does a daemon whose engine is of another release.
 func TestMixedReleases(t *testing.T) {

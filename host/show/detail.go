@@ -73,6 +73,9 @@ func peer(p *stats.Peer) string {
 	if p.Protocol != "native" {
 		return s
 	}
+	if p.BehindMS > 0 {
+		s += fmt.Sprintf(" for %d ms", p.BehindMS)
+	}
 	s += fmt.Sprintf(", %s, epoch %d", p.Role, p.Epoch)
 	switch {
 	case p.InSync == nil || !p.Alive: // what was proven before it fell silent says nothing

@@ -106,10 +106,7 @@ func (n *Node) keepalived(group string, priority int) string {
 
 // conntrackd is the configuration of the real thing on the seed's link.
 func (n *Node) conntrackd() string {
-	local := "192.0.2.1"
-	if n.Name == "r2" {
-		local = "192.0.2.2"
-	}
+	local := "192.0.2." + strings.TrimPrefix(n.Name, "r")
 	return fmt.Sprintf(`Sync {
     Mode FTFW { }
     Multicast {

@@ -56,7 +56,7 @@ func (e *Engine) meetLife(now time.Time, from netip.Addr, id uint64) *life {
 	o := &e.own
 	for old, l := range o.lives {
 		if l.addr == from && old != id {
-			o.session.Forget(old)
+			o.session.Forget(now, old)
 			delete(o.lives, old)
 		}
 	}

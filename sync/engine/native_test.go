@@ -92,7 +92,7 @@ func TestNativeManyNodes(t *testing.T) {
 			for _, b := range nodes[1 : n-1] {
 				eventually(t, "the view without one", mirrors(t, nodes[0], b))
 			}
-			late := udptest.Group(1, 99, f)[0]
+			late := udptest.Group(n+1, 99, f)[n] // with an address of its own
 			ends := []*udptest.Link{late}
 			for _, x := range nodes[:n-1] {
 				ends = append(ends, x.link)

@@ -35,12 +35,12 @@ func (e *Engine) meet(m *wire.Message) {
 	p := &e.kind
 	_, high, release, ours := wire.ParseAdvert(m.Body)
 	n := e.neighbour(e.now(), e.peer)
+	same := n.known && n.ours == ours && n.release == string(release)
 	n.known, n.ours, n.high, n.release = true, ours, high, string(release)
-	if p.known && p.ours == ours && p.release == string(release) {
-		return
-	}
 	p.known, p.ours, p.release = true, ours, string(release)
-	e.log.Info("the peer's software is known", "peer", e.peer, "software", p.String())
+	if !same { // once a node, however many there are
+		e.log.Info("the peer's software is known", "peer", e.peer, "software", p.String())
+	}
 	if p.waiting {
 		p.waiting = false
 		e.askAtStart()

@@ -181,6 +181,9 @@ func (e *Engine) peers(now time.Time) (all []stats.Peer) {
 			LastHeardMS: now.Sub(p.Heard).Milliseconds(), Unacked: e.own.session.Behind(p), Role: roleName(l.role), Epoch: l.epoch,
 			Routes: e.own.wordsOf(l), LagP50MS: float64(p50.Microseconds()) / 1000, LagP99MS: float64(p99.Microseconds()) / 1000,
 		}
+		if since := e.own.session.Since(p); !since.IsZero() {
+			x.BehindMS = now.Sub(since).Milliseconds()
+		}
 		switch {
 		case e.role != master && p.ID == e.own.followed:
 			x.InSync, x.Differing = new(e.own.proof.fresh(now)), e.own.proof.differing

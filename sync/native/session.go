@@ -14,6 +14,7 @@
 package native
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -80,7 +81,8 @@ type Session struct {
 	report wire.Report
 	resend []Item
 
-	inhabited time.Time // when somebody was last heard, or the start
+	ended     map[uint64]time.Time // lives that are over, and since when
+	inhabited time.Time            // when somebody was last heard, or the start
 }
 
 // datagram is what was sent under one number.
@@ -93,7 +95,9 @@ type datagram struct {
 
 // New makes a session of a node that calls itself id, which must be chosen at
 // random at each start; its first datagram has the number seq.
-func New(id uint64, seq uint32) *Session { return &Session{ID: id, seq: seq} }
+func New(id uint64, seq uint32) *Session {
+	return &Session{ID: id, seq: seq, ended: map[uint64]time.Time{}}
+}
 
 // Next is the number of the next datagram.
 func (s *Session) Next() uint32 { return s.seq }
@@ -147,6 +151,10 @@ const (
 // and for those that are not believed.
 func (s *Session) Receive(now time.Time, f *wire.Frame) (*Peer, Verdict) {
 	if f.Sender == s.ID {
+		return nil, Drop
+	}
+	if at, over := s.ended[f.Sender]; over && now.Sub(at) <= DeadAfter {
+		s.Counters.Late++
 		return nil, Drop
 	}
 	p := s.Peer(f.Sender)
@@ -217,8 +225,12 @@ func (s *Session) anyLive(now time.Time) bool {
 	return slices.ContainsFunc(s.peers, func(p *Peer) bool { return p.Alive(now) })
 }
 
-// Forget drops a peer: it is known to be gone, or to have begun another life.
-func (s *Session) Forget(id uint64) {
+// Forget drops a peer that has begun another life: what is still on its way of this
+// one is not believed.
+func (s *Session) Forget(now time.Time, id uint64) {
+	if s.Peer(id) != nil {
+		s.ended[id] = now
+	}
 	s.peers = slices.DeleteFunc(s.peers, func(p *Peer) bool { return p.ID == id })
 }
 
@@ -332,6 +344,7 @@ func (s *Session) trim(now time.Time) {
 // Tick does what time makes necessary; call it some times a second.
 func (s *Session) Tick(now time.Time) {
 	s.peers = slices.DeleteFunc(s.peers, func(p *Peer) bool { return now.Sub(p.Heard) > ForgetAfter })
+	maps.DeleteFunc(s.ended, func(_ uint64, at time.Time) bool { return now.Sub(at) > DeadAfter })
 	if s.deserted(now) {
 		s.clear()
 	}
@@ -346,6 +359,17 @@ func (s *Session) Behind(p *Peer) (n int) {
 		}
 	}
 	return n
+}
+
+// Since is when the oldest message was sent that the peer has not reported; zero
+// when it has reported all.
+func (s *Session) Since(p *Peer) time.Time {
+	for i := s.grams.head; i != s.grams.tail; i++ {
+		if g := s.grams.at(i); g.n > 0 && int32(g.seq-p.covered) >= 0 {
+			return g.at
+		}
+	}
+	return time.Time{}
 }
 
 // Waits reports whether the peer has not reported a message about the flow.

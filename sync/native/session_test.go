@@ -41,10 +41,13 @@ type world struct {
 	truth map[uint16]int
 	queue []uint16 // changed and not sent
 	value int
+	lives int
+	// owners says of each life that began whether it was the owner's.
+	owners map[uint64]bool
 }
 
 func newWorld(t *rapid.T, nodes int, seq uint32) *world {
-	w := &world{t: t, now: time.Unix(1000, 0), truth: map[uint16]int{}}
+	w := &world{t: t, now: time.Unix(1000, 0), truth: map[uint16]int{}, owners: map[uint64]bool{1: true}}
 	for i := range nodes {
 		w.nodes = append(w.nodes, &node{Session: New(uint64(i+1), seq), view: map[uint16]int{}})
 	}
@@ -106,6 +109,9 @@ func (w *world) arrive(n *node, i int, keep bool) {
 	if verdict == Drop {
 		return
 	}
+	if verdict == Meet {
+		w.meet(n, p.frame.Sender)
+	}
 	for _, x := range p.things {
 		n.view[x.key] = x.value
 	}
@@ -118,6 +124,32 @@ func (w *world) arrive(n *node, i int, keep bool) {
 		w.flush()
 	}
 	w.reports(n, false)
+}
+
+// restart begins another life of a node, with an empty view. What is on its way to
+// it still arrives.
+func (w *world) restart(i int) {
+	w.lives++
+	n := w.nodes[i]
+	n.Session = New(uint64(100*w.lives+i+1), uint32(w.lives)*7919)
+	n.view = map[uint16]int{}
+	w.owners[n.ID] = n == w.owner
+	if n == w.owner {
+		w.queue = nil
+	}
+}
+
+// meet is what the engine does, by proof, when a node begins a life: a receiver
+// gets a copy, and an owner's earlier table counts no more.
+func (w *world) meet(n *node, sender uint64) {
+	switch {
+	case n == w.owner:
+		for k := range w.truth {
+			w.queue = append(w.queue, k)
+		}
+	case w.owners[sender]:
+		n.view = map[uint16]int{}
+	}
 }
 
 // settle lets everything arrive in order until nothing is said but beats.
@@ -184,6 +216,7 @@ func TestViewsEndEqual(t *testing.T) {
 					}
 				}
 			},
+			"restart": func(t *rapid.T) { w.restart(rapid.IntRange(0, len(w.nodes)-1).Draw(t, "node")) },
 			// Not so much of it that anybody counts as gone: what was sent to
 			// nobody is found by proof, not by the session.
 			"time": func(t *rapid.T) {
@@ -292,5 +325,23 @@ func TestWhatIsNotBelieved(t *testing.T) {
 	}
 	if s.Counters.Far != 2 || s.Counters.Late != 1 {
 		t.Errorf("%+v", s.Counters)
+	}
+}
+
+// TestAnEarlierLife: what arrives late of a life that is over is not believed; its
+// id is forgotten in the end.
+func TestAnEarlierLife(t *testing.T) {
+	now := time.Unix(1000, 0)
+	s := New(1, 0)
+	s.Receive(now, frame(2, 5, 0))
+	s.Receive(now, frame(3, 7, 0))
+	s.Forget(now, 2)
+	if p, v := s.Receive(now, frame(2, 6, 0)); p != nil || v != Drop || s.Counters.Late != 1 {
+		t.Errorf("%v %v %+v", p, v, s.Counters)
+	}
+	now = now.Add(DeadAfter + time.Second)
+	s.Tick(now)
+	if _, v := s.Receive(now, frame(2, 7, 0)); v != Meet || len(s.ended) != 0 {
+		t.Error("one that goes on is another node with the same address, and is kept out for ever")
 	}
 }

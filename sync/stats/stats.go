@@ -181,6 +181,7 @@ type Peer struct {
 	// absent between nodes of which neither follows the other.
 	InSync    *bool   `json:"in_sync,omitempty"`
 	Differing int     `json:"differing,omitempty"` // buckets of 4096, at the last comparison
+	BehindMS  int64   `json:"behind_ms,omitempty"` // since the oldest of the unacknowledged messages was sent
 	LagP50MS  float64 `json:"lag_p50_ms,omitempty"`
 	LagP99MS  float64 `json:"lag_p99_ms,omitempty"`
 	// Routes is what it says of its routes, a word for each sync group.

@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -203,6 +205,48 @@ func frames() map[string][]byte {
 			body := AppendRouteWord(nil, RouteWord{Group: GroupHash("syncgrp"), Settled: true, Raised: true, Generation: 7})
 			return AppendSized(b, MsgRoutes, AppendRouteWord(body, RouteWord{Group: GroupHash("other"), Generation: 2}))
 		}),
+		"expect": frame(func(b []byte) []byte {
+			x := flow.Expect{Master: flow.MakeTuple(6, netip.MustParseAddr("10.1.0.10"), netip.MustParseAddr("203.0.113.113"), 40000, 21),
+				Tuple: flow.MakeTuple(6, netip.MustParseAddr("203.0.113.113"), netip.MustParseAddr("10.1.0.10"), 0, 5001), Timeout: 300, Has: flow.ExpectHasTimeout}
+			x.Mask = flow.Tuple{Src: [16]byte{255, 255, 255, 255}, Dst: [16]byte{255, 255, 255, 255}, Dport: 65535, Proto: 6, Family: flow.IPv4}
+			return AppendNativeExpect(b, MsgExpect, &x)
+		}),
+		"report": frame(func(b []byte) []byte {
+			return AppendSized(b, MsgReport, AppendReport(nil, &Report{To: 0x8877665544332211, From: 0xfffffffe, Upto: 9, Missing: []Range{{0xffffffff, 1}, {5, 5}}}))
+		}),
+		"beat": frame(func(b []byte) []byte {
+			return AppendSized(b, MsgBeat, AppendBeat(nil, &Beat{Advert: Advert{Low: 1, High: 2, Release: "0.2.0"}, MaxEpoch: 4, Follows: 0x8877665544332211,
+				InSync: true, Proven: 7, Entries: 203114}))
+		}),
+		"digest": frame(func(b []byte) []byte {
+			var d proof.Digest
+			h := proof.KeyHash(&k)
+			d.Add(h, proof.StateHash(h, &six.Reply, six.Status, 0, 0))
+			b = AppendSized(b, MsgDigest, AppendDigest(nil, 1, d.Groups()))
+			sums := d.Group(int(proof.BucketOf(h)) / proof.GroupSize)
+			return AppendSized(b, MsgBuckets, AppendBuckets(nil, uint8(proof.BucketOf(h)/proof.GroupSize), &sums))
+		}),
+		"asks": frame(func(b []byte) []byte {
+			b = AppendSized(b, MsgAskBuckets, AppendAskBuckets(nil, 0x8877665544332211, 1<<63|1))
+			var set proof.Set
+			set.Add(1)
+			set.Add(4095)
+			return AppendSized(b, MsgAskCopy, AppendAskCopy(nil, 0x8877665544332211, &set))
+		}),
+		"copy": frame(func(b []byte) []byte {
+			all := proof.All()
+			b = AppendSized(b, MsgCopyStart, AppendCopyMark(nil, 3, &all))
+			return AppendSized(b, MsgCopyEnd, AppendCopyMark(nil, 3, &all))
+		}),
+		"question": frame(func(b []byte) []byte {
+			return AppendSized(b, MsgQuestion, AppendQuestion(nil, &Question{To: 0x8877665544332211, ID: 9,
+				Query: flow.Query{Src: netip.MustParseAddr("10.1.0.10"), Dst: netip.MustParseAddr("203.0.113.113"), Proto: 6, Dport: 80}}))
+		}),
+		"answer": frame(func(b []byte) []byte {
+			x := AppendEntry(nil, &Entry{Place: PlaceExternal, Flow: f})
+			x = AppendEntry(x, &Entry{Place: PlaceFiltered, Why: "router", Flow: f})
+			return AppendSized(b, MsgAnswer, AppendAnswer(nil, &Answer{To: 0x8877665544332211, ID: 9, Of: 1, Entries: x}))
+		}),
 		"empty": frame(func(b []byte) []byte { return b }),
 	}
 }
@@ -213,7 +257,7 @@ func TestNativeVectors(t *testing.T) {
 	const file = "testdata/native.txt"
 	if *writeVectors {
 		var out strings.Builder
-		for _, name := range []string{"tcp-snat", "gre-ipv6-zone", "update-end", "end-by-key", "empty", "routes"} {
+		for _, name := range slices.Sorted(maps.Keys(frames())) {
 			fmt.Fprintf(&out, "%s %s\n", name, hex.EncodeToString(frames()[name]))
 		}
 		if err := os.WriteFile(file, []byte(out.String()), 0o644); err != nil {
