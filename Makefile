@@ -38,7 +38,7 @@ check:
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet $(PACKAGES)
 	$(GO) tool staticcheck $(PACKAGES)
-	@impure=$$($(GO) list -deps ./sync/flow ./sync/wire ./sync/ftfw ./sync/native ./sync/proof ./sync/cache ./sync/stats ./sync/engine ./conf ./conf/conntrackdconf ./host/show | \
+	@impure=$$($(GO) list -deps ./sync/flow ./sync/wire ./sync/ftfw ./sync/native ./sync/proof ./sync/cache ./sync/stats ./sync/engine ./sync/groups ./conf ./conf/conntrackdconf ./host/show | \
 	  grep -xE 'net|os/exec|.*(mdlayher|ti-mo|fsnotify|google.golang.org/grpc|go-plugin).*'); \
 	  if [ -n "$$impure" ]; then echo "the pure core imports: $$impure"; exit 1; fi
 	@stray=$$($(GO) list -f '{{.ImportPath}} {{.Imports}}' ./... | grep -E ' .*mdlayher/netlink' | cut -d' ' -f1 | grep -vE '/sync/(kernel|udp|guard)$$'); \

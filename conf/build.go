@@ -16,6 +16,7 @@ func (l *loader) build() *Config {
 	}
 	l.root.build(c)
 	slices.Sort(c.AcceptProtocols)
+	slices.Sort(c.OtherGroups)
 	slices.SortFunc(c.IgnoreAddresses, comparePrefix)
 	if slices.Contains(c.ExpectSync, "all") {
 		c.ExpectSync = slices.Clone(allExpect)

@@ -102,9 +102,20 @@ func (l *loader) checkSyncGroup(c *Config, sys System) (p Problem, ok bool) {
 		}
 		return l.treeProblem(n, "No VRRP sync-group defined!"), false
 	}
-	for _, g := range c.Groups() {
-		if message := l.unknownGroup(g, sys); message != "" {
-			n := l.root.find("failover-mechanism", "vrrp", "sync-group", g)
+	for i, g := range c.Groups() {
+		node := "sync-group"
+		if i > 0 {
+			node = "other-sync-group"
+		}
+		n := l.root.find("failover-mechanism", "vrrp", node, g)
+		message := l.unknownGroup(g, sys)
+		switch {
+		case i > 0 && g == c.SyncGroup:
+			message = "other-sync-group " + shown(g) + " is the sync-group already!"
+		case i > 0 && c.Interfaces[0].Protocol == ProtocolConntrackd:
+			message = "Several sync groups need our own protocol, the interfaces have protocol conntrackd!"
+		}
+		if message != "" {
 			return l.treeProblem(n, message), false
 		}
 	}
@@ -115,7 +126,7 @@ func (l *loader) checkSyncGroup(c *Config, sys System) (p Problem, ok bool) {
 // any, nor in keepalived's configuration, where that is known.
 func (l *loader) unknownGroup(group string, sys System) (message string) {
 	if len(l.groups) > 0 && !l.groups[group] {
-		return "VRRP sync-group " + group + " not configured!"
+		return "VRRP sync-group " + shown(group) + " not configured!"
 	}
 	v, ok := sys.(VRRP)
 	if !ok {

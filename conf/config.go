@@ -18,7 +18,8 @@ type Config struct {
 	ListenAddresses      []netip.Addr   `json:"listen_addresses"` // unicast only; empty: any
 	McastGroup           netip.Addr     `json:"mcast_group"`
 	SyncGroup            string         `json:"sync_group"`
-	ExpectSync           []string       `json:"expect_sync"` // words of the tree; "all" is expanded; empty: off
+	OtherGroups          []string       `json:"other_groups,omitempty"` // sorted
+	ExpectSync           []string       `json:"expect_sync"`            // words of the tree; "all" is expanded; empty: off
 	DisableExternalCache bool           `json:"disable_external_cache"`
 	DisableSyslog        bool           `json:"disable_syslog"`
 	DisableGuard         bool           `json:"disable_takeover_guard"`
@@ -53,6 +54,29 @@ type Settings struct {
 	// VirtualAddresses are the addresses keepalived moves. Where none are
 	// known no flow is excluded for ending at this router.
 	VirtualAddresses []netip.Addr `json:"virtual_addresses"`
+	// GroupAddresses say which of them belong to which group, with their prefixes;
+	// needed only where there are several.
+	GroupAddresses []Group `json:"group_addresses,omitempty"`
+}
+
+// Moves are the addresses that the sync-group moves, as far as they are known apart
+// from those of other groups.
+func (s *Settings) Moves() (addrs []netip.Addr) {
+	for _, g := range s.GroupAddresses {
+		if g.Name == s.SyncGroup {
+			for _, p := range g.Virtual {
+				addrs = append(addrs, p.Addr())
+			}
+			return addrs
+		}
+	}
+	return s.VirtualAddresses
+}
+
+// Group is a sync group and what it moves.
+type Group struct {
+	Name    string         `json:"name"`
+	Virtual []netip.Prefix `json:"virtual"`
 }
 
 // Defaults of nodes that were not given.
@@ -72,8 +96,8 @@ func (c *Config) Multicast() bool {
 	return len(c.Interfaces) > 0 && !c.Interfaces[0].Peer.IsValid()
 }
 
-// Groups are the sync groups whose roles are followed.
-func (c *Config) Groups() []string { return []string{c.SyncGroup} }
+// Groups are the sync groups whose roles are followed, the sync-group first.
+func (c *Config) Groups() []string { return append([]string{c.SyncGroup}, c.OtherGroups...) }
 
 // ExpectAll reports whether expect-sync all was written: expectations of any
 // helper, also those the tree has no word for.

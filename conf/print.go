@@ -26,6 +26,9 @@ func (c *Config) SetLines() []string {
 		p.value("event-listen-queue-size", strconv.Itoa(c.EventQueueMB))
 	}
 	p.expectSync(c.ExpectSync)
+	for _, g := range c.OtherGroups {
+		p.value("failover-mechanism vrrp other-sync-group", g)
+	}
 	if c.SyncGroup != "" {
 		p.value("failover-mechanism vrrp sync-group", c.SyncGroup)
 	}

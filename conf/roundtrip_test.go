@@ -94,6 +94,10 @@ func drawConfig(t *rapid.T) *Config {
 	if flip.Draw(t, "all") {
 		c.ExpectSync = slices.Clone(allExpect)
 	}
+	c.OtherGroups = slices.DeleteFunc(subset(t, "other groups", []string{"blue", "it's", "one two"}), func(g string) bool { return g == c.SyncGroup })
+	if len(c.OtherGroups) == 0 {
+		c.OtherGroups = nil
+	}
 	c.Interfaces = drawInterfaces(t)
 	c.ListenAddresses = rapid.SliceOfNDistinct(rapid.Custom(drawAddr), 0, 3, rapid.ID).Draw(t, "listen")
 	if len(c.ListenAddresses) == 0 {

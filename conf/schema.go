@@ -52,6 +52,7 @@ var schema = []row{
 	{"expect-sync", multi, checkExpect, func(c *Config, s string) { c.ExpectSync = append(c.ExpectSync, s) }},
 	{"failover-mechanism", plain, nil, nil},
 	{"failover-mechanism vrrp", plain, nil, nil},
+	{"failover-mechanism vrrp other-sync-group", multi, checkGroup, func(c *Config, s string) { c.OtherGroups = append(c.OtherGroups, s) }},
 	{"failover-mechanism vrrp sync-group", leaf, checkGroup, func(c *Config, s string) { c.SyncGroup = s }},
 	{"ignore-address", multi, checkIgnore, setIgnore},
 	{"interface", tag, checkInterface, setInterface},

@@ -129,6 +129,7 @@ func (s *Shim) load(files []conf.File) (ok bool) {
 			next = &contract.Settings{Config: *cfg}
 			if k != nil {
 				next.VirtualAddresses = k.VirtualAddresses("")
+				next.GroupAddresses = groupAddresses(cfg, k)
 			}
 		}
 		s.settings = next

@@ -116,3 +116,14 @@ func (s *Shim) missingGroups() (list []string) {
 	}
 	return list
 }
+
+// groupAddresses says what each group moves, where there are several groups.
+func groupAddresses(cfg *conf.Config, k *vrrpwatch.Keepalived) (list []conf.Group) {
+	if len(cfg.OtherGroups) == 0 {
+		return nil
+	}
+	for _, g := range cfg.Groups() {
+		list = append(list, conf.Group{Name: g, Virtual: k.Virtual(g)})
+	}
+	return list
+}

@@ -100,24 +100,44 @@ func alarmKey(a string) string {
 	return string(key)
 }
 
+// said is what an engine said of a group; nil where it said nothing.
+func said(e *stats.Engine, group string) *stats.Engine {
+	if e == nil || e.Groups == nil {
+		return e
+	}
+	if one, ok := e.Groups[group]; ok {
+		return &one
+	}
+	return nil
+}
+
+// groupReadiness is a group's, with what hosts have against it; mu is held.
+func (s *Shim) groupReadiness(g *group, e *stats.Engine) stats.Readiness {
+	r := readiness(g.role.State, e, s.young())
+	if g.role.State == vrrpwatch.Master {
+		return r
+	}
+	for _, why := range s.obstacles {
+		r.Ready, r.Reasons = false, append(r.Reasons, why)
+	}
+	return r
+}
+
 // judge takes what the engine said of each group.
-func (s *Shim) judge(e *stats.Engine) {
-	var equal, all []*group
+func (s *Shim) judge(all *stats.Engine) {
+	var equal []*group
+	guards := map[*group]stats.Guard{}
 	news := false
 	s.mu.Lock()
 	for _, g := range s.groups {
-		r := readiness(g.role.State, e, s.young())
-		inSync, peers := r.Ready && e != nil, []stats.Peer(nil)
+		e := said(all, g.name)
+		inSync, peers := readiness(g.role.State, e, s.young()).Ready && e != nil, []stats.Peer(nil)
 		if e != nil {
 			peers = e.Peers
 		}
 		news = g.news(inSync, peers) || news
 		g.inSync = inSync
-		if g.role.State != vrrpwatch.Master {
-			for _, why := range s.obstacles {
-				r.Ready, r.Reasons = false, append(r.Reasons, why)
-			}
-		}
+		r := s.groupReadiness(g, e)
 		news = news || r.Ready != g.ready.Ready || len(g.ready.Reasons) == 0
 		if r.Ready != g.ready.Ready {
 			s.log.Info("readiness", "group", g.name, "ready", r.Ready, "reasons", r.Reasons)
@@ -127,20 +147,20 @@ func (s *Shim) judge(e *stats.Engine) {
 			continue
 		}
 		g.peers, g.guard = e.Peers, e.Guard
-		all = append(all, g)
+		guards[g] = e.Guard
 		if proven(g.role.State, e) {
 			equal = append(equal, g)
 		}
 	}
-	if e != nil {
-		news = s.seeCommit(e.Commit) || news
+	if all != nil {
+		news = s.seeCommit(all.Commit) || news
 	}
 	s.mu.Unlock()
 	if news {
 		s.change(func() {})
 	}
-	for _, g := range all {
-		s.noteGuard(g, e.Guard)
+	for g, now := range guards {
+		s.noteGuard(g, now)
 	}
 	for _, g := range equal {
 		s.noteEqual(g)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
-	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
 // Status says what this node is about.
@@ -27,18 +26,15 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 	var (
 		engine     contract.Engine
 		configured bool
-		role       vrrpwatch.State
 		doubts     []string
-		young      bool
 	)
 	s.view(func() {
 		configured = s.settings != nil
 		if !configured {
 			return
 		}
-		engine, role = s.engine, s.first().role.State
+		engine = s.engine
 		st = s.configuredStatus()
-		young = s.young()
 		doubts = s.missingGroups()
 		for _, name := range s.groupNames() {
 			doubts = append(doubts, s.groups[name].doubts...)
@@ -53,6 +49,7 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 	if said == nil {
 		said = &stats.Engine{}
 	}
+	s.view(func() { st.Groups = s.groupStatus(e) })
 	st.Peers, st.Commit, st.Guard = said.Peers, said.Commit, said.Guard
 	if st.Peers == nil {
 		st.Peers = []stats.Peer{}
@@ -62,10 +59,17 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 	if st.Links == nil {
 		st.Links = []stats.Link{}
 	}
-	st.Readiness = readiness(role, e, young)
+	s.view(func() {
+		if g := s.groups[st.SyncGroup]; g != nil {
+			st.Readiness = s.groupReadiness(g, e)
+		}
+	})
 	st.Alarms = append(alarms(&st, e != nil), doubts...)
 	if s.opt.Routes != nil {
 		st.Alarms = append(st.Alarms, s.opt.Routes().Problems...)
+	}
+	if said.ForeignGroup {
+		st.Alarms = append(st.Alarms, "a node on the link has sync groups that are not configured here; give all nodes the same ones")
 	}
 	if said.Conflict != "" {
 		st.Alarms = append(st.Alarms, "this node and "+said.Conflict+" both say that they are MASTER")
@@ -85,6 +89,25 @@ func (s *Shim) askEngine(ctx context.Context, engine contract.Engine) *stats.Eng
 		return nil
 	}
 	return &e
+}
+
+// groupStatus says of each group how it stands, where there are several; mu is held.
+func (s *Shim) groupStatus(e *stats.Engine) (list []stats.GroupStatus) {
+	if len(s.groupNames()) < 2 {
+		return nil
+	}
+	for _, name := range s.groupNames() {
+		g, one := s.groups[name], said(e, name)
+		x := stats.GroupStatus{Group: name, Role: "UNKNOWN", Readiness: s.groupReadiness(g, one), Peers: []stats.Peer{}}
+		if g.role.State != "" {
+			x.Role, x.Since = string(g.role.State), g.since.Format(time.RFC3339)
+		}
+		if one != nil {
+			x.Peers, x.View, x.Commit, x.Guard = append(x.Peers, one.Peers...), one.View, one.Commit, one.Guard
+		}
+		list = append(list, x)
+	}
+	return list
 }
 
 // configuredStatus is the part that is known here; mu is held.

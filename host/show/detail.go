@@ -37,6 +37,9 @@ func Detail(w io.Writer, s stats.Status) error {
 		role += " since " + s.Since
 	}
 	line("role", "%s", role)
+	for i := range s.Groups {
+		line("sync group", "%s", group(&s.Groups[i]))
+	}
 	if s.View != nil && s.Role != "MASTER" {
 		line("view of the MASTER", "%s", view(s.View))
 	}
@@ -60,6 +63,26 @@ func Detail(w io.Writer, s stats.Status) error {
 func orUnknown(s string) string {
 	if s == "" {
 		return "unknown"
+	}
+	return s
+}
+
+// group is how the node stands in one of several sync groups.
+func group(g *stats.GroupStatus) string {
+	s := g.Group + ", " + g.Role
+	if g.Since != "" {
+		s += " since " + g.Since
+	}
+	if !g.Readiness.Ready {
+		s += ", NOT ready"
+	}
+	s += ": " + strings.Join(g.Readiness.Reasons, "; ")
+	for i := range g.Peers {
+		p := &g.Peers[i]
+		s += fmt.Sprintf("; peer %s %s", p.Address, orUnknown(p.Role))
+		if p.InSync != nil && *p.InSync {
+			s += ", in sync"
+		}
 	}
 	return s
 }

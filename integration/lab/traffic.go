@@ -49,8 +49,11 @@ func (n *Node) program(words ...any) *exec.Cmd {
 
 const (
 	downloadPort = 8080
-	echoPort     = 8081
+	echoPort     = EchoPort
 )
+
+// EchoPort is where the server sends back what it is sent, over TCP and UDP.
+const EchoPort = 8081
 
 // Serve starts the server, paced downloads and echoes, and waits until it
 // listens.

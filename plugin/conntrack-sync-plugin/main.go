@@ -15,6 +15,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/sync/engine"
+	"github.com/conntrack-sync/conntrack-sync/sync/groups"
 	"github.com/conntrack-sync/conntrack-sync/sync/guard"
 	"github.com/conntrack-sync/conntrack-sync/sync/kernel"
 	"github.com/conntrack-sync/conntrack-sync/sync/udp"
@@ -27,19 +28,19 @@ var (
 	_ engine.Kernel   = (*kernel.Conn)(nil)
 	_ engine.Link     = (*udp.Bundle)(nil)
 	_ engine.Guard    = (*guard.Guard)(nil)
-	_ contract.Engine = (*engine.Engine)(nil)
+	_ contract.Engine = (*groups.Groups)(nil)
 )
 
 func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: hclogForm}))
-	e := engine.New(engine.Options{
+	e := groups.New(engine.Options{
 		OpenKernel:     func() (engine.Kernel, error) { return kernel.Open(log) },
 		OpenLink:       func(c engine.LinkConfig) (engine.Link, error) { return openLink(c, log) },
 		OpenGuard:      openGuard,
 		InterfaceAddrs: interfaceAddrs,
 		Release:        version,
 		Log:            log,
-	})
+	}, contract.GroupOf)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	go func() {
@@ -52,7 +53,7 @@ func main() {
 }
 
 // exit stops the engine in order, but not for longer than a host waits.
-func exit(e *engine.Engine) {
+func exit(e *groups.Groups) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

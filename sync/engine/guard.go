@@ -71,7 +71,7 @@ func (e *Engine) configureGuard() {
 func (e *Engine) guarded() (virtual, spared []netip.Addr, wanted bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.opt.OpenGuard == nil || e.settings == nil || e.settings.DisableGuard || len(e.settings.VirtualAddresses) == 0 {
+	if e.opt.OpenGuard == nil || e.settings == nil || e.settings.DisableGuard || len(e.settings.Moves()) == 0 {
 		return nil, nil, false
 	}
 	moves := map[netip.Addr]bool{}
@@ -83,7 +83,7 @@ func (e *Engine) guarded() (virtual, spared []netip.Addr, wanted bool) {
 			spared = append(spared, a)
 		}
 	}
-	return e.settings.VirtualAddresses, spared, true
+	return e.settings.Moves(), spared, true
 }
 
 // guardFails notes that the guard could not be changed; mu of the guard is held.

@@ -52,7 +52,7 @@ func (e *Engine) onAddrs(local map[netip.Addr]bool) {
 	first := t.local == nil
 	came := netip.Addr{}
 	t.here = false
-	for _, a := range e.settings.VirtualAddresses {
+	for _, a := range e.settings.Moves() {
 		t.here = t.here || local[a]
 		if local[a] && !t.local[a] {
 			came = a

@@ -24,9 +24,12 @@ import (
 // Lapse is how long the guard stands without Renew.
 const Lapse = 2 * time.Second
 
-// tableName is that of the first guard in a namespace; another one appends its
-// process id.
-const tableName = "conntrack_sync_guard"
+// tableName is that of the first guard in a namespace; others append their process
+// id and a number.
+const (
+	tableName = "conntrack_sync_guard"
+	tablesMax = 64
+)
 
 // Guard is a table in the kernel. It needs CAP_NET_ADMIN.
 type Guard struct {
@@ -48,8 +51,8 @@ func Open() (*Guard, error) {
 	}
 	g := &Guard{nl: nl, table: tableName}
 	err = g.make()
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EEXIST) {
-		g.table = fmt.Sprint(tableName, "_", os.Getpid())
+	for i := 1; i <= tablesMax && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EEXIST)); i++ {
+		g.table = fmt.Sprint(tableName, "_", os.Getpid(), "_", i)
 		err = g.make()
 	}
 	if err != nil {

@@ -90,6 +90,9 @@ type Statistics struct {
 	Runtime Runtime           `json:"runtime"`
 	// Links counts each sync interface.
 	Links []Link `json:"links"`
+	// Groups are the counters of each sync group, where there are several; the
+	// counters above are their sums.
+	Groups map[string]Statistics `json:"groups,omitempty"`
 }
 
 // Runtime is what the engine does beside the caches.
@@ -201,6 +204,12 @@ type Engine struct {
 	Filling   bool              `json:"filling,omitempty"`   // the internal cache is being read from the kernel
 	Refilling bool              `json:"refilling,omitempty"` // a full copy of the peer's table is under way
 	Purge     string            `json:"purge,omitempty"`     // RFC 3339 time at which the timed purge is due
+	// Groups say the same of each sync group, where there are several; what stands
+	// above is then the first one's, but for alarms and counters.
+	Groups map[string]Engine `json:"groups,omitempty"`
+	// ForeignGroup says that somebody sends of sync groups that are not configured
+	// here.
+	ForeignGroup bool `json:"foreign_group,omitempty"`
 }
 
 // View is what is known of the equality of this node's external cache with the
@@ -264,6 +273,9 @@ type Diff struct {
 	// Found are the flows that the last repairs found to differ, oldest first, at
 	// most 1,000: what is different now is among them once it is repaired.
 	Found []Difference `json:"found"`
+	// Groups are the same of each sync group, where there are several; what stands
+	// above is of all of them, the view the first one's.
+	Groups map[string]Diff `json:"groups,omitempty"`
 }
 
 // Difference is a flow that a repair found.
@@ -316,4 +328,19 @@ type Status struct {
 	Excluded map[string]uint64 `json:"excluded"`
 	Commit   *Commit           `json:"commit,omitempty"`
 	Guard    Guard             `json:"guard"`
+	// Groups say of each sync group, where there are several, what is said above of
+	// the sync-group.
+	Groups []GroupStatus `json:"groups,omitempty"`
+}
+
+// GroupStatus is how a node stands in one sync group.
+type GroupStatus struct {
+	Group     string    `json:"group"`
+	Role      string    `json:"role"`
+	Since     string    `json:"since,omitempty"`
+	Readiness Readiness `json:"readiness"`
+	Peers     []Peer    `json:"peers"`
+	View      *View     `json:"view,omitempty"`
+	Commit    *Commit   `json:"commit,omitempty"`
+	Guard     Guard     `json:"guard"`
 }

@@ -18,6 +18,7 @@ const (
 	kindAdvert = 0
 	kindFrame  = 1
 	kindSealed = 2 // a frame that only holders of a key can read: not spoken yet
+	kindGroup  = 3 // the envelope of a sync group's datagram
 )
 
 // AppendAdvert writes the advert, a multiple of four bytes.
