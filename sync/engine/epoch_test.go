@@ -233,3 +233,59 @@ func TestNativeFlapping(t *testing.T) {
 		}
 	}
 }
+
+// TestNativeTakeOverStepByStep: while a take-over is not through, the others keep
+// what they hold; what the former MASTER said last is still taken, and nothing of
+// it afterwards.
+func TestNativeTakeOverStepByStep(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 3, udptest.Faults{})
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	churn(a, 0, 500)
+	for _, n := range []*node{b, c} {
+		eventually(t, "proof", inSync(t, n, 400))
+	}
+	keeps := func(when string, rounds int) {
+		t.Helper()
+		for range rounds {
+			if n := len(entries(t, c, flow.External)); n < 400 {
+				t.Fatalf("%s: %d of 400 flows are left in the third node's view", when, n)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	setRole(t, b, "MASTER")
+	keeps("the role is known, nothing is committed", 30) // two beats
+	a.table.Put(flowNo(9000))
+	eventually(t, "the former MASTER's last word", func() error {
+		if n := len(entries(t, b, flow.External)); n != 401 {
+			return fmt.Errorf("%d entries", n)
+		}
+		return nil
+	})
+	if _, err := b.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keeps("committed", 30)
+	if err := b.Flush(t.Context(), flow.Both); err != nil {
+		t.Fatal(err)
+	}
+	keeps("flushed", 8) // a flush that nothing follows is told after two seconds
+	for _, err := range []error{b.Resync(t.Context()), b.Bulk(t.Context())} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.table.Put(flowNo(9001)) // it has not heard of its fall
+	eventually(t, "c with b's table", mirrors(t, b, c))
+	eventually(t, "proof", inSync(t, c, 401))
+	eventually(t, "that a is not believed", func() error {
+		if d := statistics(t, c).Drops; d["older_epoch"] == 0 {
+			return fmt.Errorf("%v", d)
+		}
+		return nil
+	})
+	if n := len(entries(t, b, flow.External)); n != 0 {
+		t.Errorf("the new MASTER took %d flows of the former one", n)
+	}
+}
