@@ -167,6 +167,38 @@ func (p *routedPair) inSync(t *testing.T, i int) {
 func TestRoutesFollow(t *testing.T) {
 	p := startRouted(t)
 
+	t.Run("check warns of window tracking", func(t *testing.T) {
+		const name = "net.netfilter.nf_conntrack_tcp_be_liberal"
+		r := p.R[0]
+		for value, warned := range map[string]bool{"0": true, "1": false} {
+			must[string](t)(r.Run("sysctl", "-qw", name+"="+value))
+			out, err := r.Cmd(r.Binary(), "check", "--conf-dir", r.ConfDir(), "--keepalived-conf", "").CombinedOutput()
+			if err != nil || strings.Contains(string(out), "warning: routes follow roles and "+name+" is 0") != warned {
+				t.Errorf("%s: %v, %s", value, err, out)
+			}
+		}
+	})
+
+	t.Run("the daemon restarts on the MASTER, in order and not: nothing moves", func(t *testing.T) {
+		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+			began := time.Now()
+			p.through(t, 0, func() {
+				p.rs[0].sync.Signal(signal)
+				_ = p.rs[0].sync.Wait()
+				p.rs[0].sync = startSync(t, p.R[0])
+				waitRole(t, p.R[0], "MASTER")
+				p.level(t, 0, "master")
+			})
+			for _, b := range p.never(t, began) {
+				// Back to the configured one, when it was calm for long enough.
+				if b.Hop != hops[0] || b.MED != 100 {
+					t.Errorf("%v: %+v", signal, b)
+				}
+			}
+			p.inSync(t, 1)
+		}
+	})
+
 	t.Run("the engine crashes: nothing moves", func(t *testing.T) {
 		began := time.Now()
 		p.through(t, 0, func() {
@@ -239,6 +271,18 @@ func TestRoutesFollow(t *testing.T) {
 			}
 		})
 		p.afterCommit(t, 1, began)
+		back := time.Now()
+		if err := p.R[0].PowerOn(); err != nil {
+			t.Fatal(err)
+		}
+		for dev, addr := range map[string]string{"lan0": "fd01::1/64", "wan0": "fd02::1/64", lab.SyncDev: lab.SyncAddr6(0, 0) + "/64"} {
+			// A link that goes down loses its IPv6 addresses.
+			must[string](t)(p.R[0].Run("ip", "addr", "add", addr, "dev", dev, "nodad"))
+		}
+		p.bgp[0] = must[*lab.Process](t)(p.R[0].StartBGP())
+		p.rs[0].sync = startSync(t, p.R[0])
+		p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
+		p.afterCommit(t, 0, back)
 		p.never(t, began)
 	})
 }

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,5 +63,28 @@ func TestRouteState(t *testing.T) {
 	s, err := Dial(r.opt.RunDir).Routes(t.Context())
 	if err != nil || s.Configured {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestRouteProblemsAreAlarms: what is wrong with the routes is in the status.
+func TestRouteProblemsAreAlarms(t *testing.T) {
+	r := newRig(t, func(_ *rig, o *Options) {
+		o.Routes = func() stats.Routes {
+			return stats.Routes{Configured: true, Problems: []string{"routes: nobody is there"}}
+		}
+	})
+	r.engine(t)
+	s, err := r.Status(t.Context())
+	if err != nil || !slices.Contains(s.Alarms, "routes: nobody is there") {
+		t.Errorf("%q, %v", s.Alarms, err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		d, err := Dial(r.opt.RunDir).Routes(t.Context())
+		if err == nil && d.Configured {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%+v, %v", d, err)
+		}
 	}
 }

@@ -109,7 +109,7 @@ func (g *gate) adopt(l Level, generation uint32) {
 // step takes what is true now and returns what is wanted, and when to ask again
 // if nothing happens before; zero is never.
 func (g *gate) step(now time.Time, in *Input) (w want, wake time.Time) {
-	if in.Role != master && !g.left {
+	if in.Role != master && in.Role != "" && !g.left {
 		// Who took over has the grace time to say so.
 		g.left, g.told, g.quiet = true, false, time.Time{}
 	}
@@ -179,7 +179,8 @@ func (g *gate) reign(now time.Time, in *Input) (wake time.Time) {
 	g.doubt, g.down, g.up = false, time.Time{}, time.Time{}
 	switch gen := g.want.generation; {
 	case g.want.level != Master, g.want.draining, g.left, !g.chosen,
-		!g.firm && anyone(in, anyPath) && highest(in, anyPath) >= gen,
+		// What a peer remembers may be this node's own path.
+		!g.firm && anyone(in, anyPath) && highest(in, anyPath) > gen,
 		highest(in, leftPath) >= gen && anyone(in, leftPath):
 		g.choose(in)
 	}

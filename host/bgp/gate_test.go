@@ -136,6 +136,14 @@ func TestGate(t *testing.T) {
 			{at: 1 * s, role: "MASTER", committed: true, peer: "alive", generation: 7, want: "master 8"},
 			{at: 2 * s, role: "MASTER", committed: true, peer: "alive", generation: 9, want: "master 8"},
 		}},
+		{"what a peer remembers is this node's own path", nil, []event{
+			{at: 0, role: "MASTER", committed: true, want: "master 1"},
+			{at: 1 * s, role: "MASTER", committed: true, peer: "alive", generation: 1, want: "master 1"},
+		}},
+		{"a peer's own path is as good", nil, []event{
+			{at: 0, role: "MASTER", committed: true, want: "master 1"},
+			{at: 1 * s, role: "MASTER", committed: true, peer: "alive raised", generation: 1, want: "master 2"},
+		}},
 		{"two settled MASTERs do not outbid each other", nil, []event{
 			{at: 0, role: "MASTER", committed: true, peer: "alive settled raised", generation: 3, want: "master 4"},
 			{at: 1 * s, role: "MASTER", committed: true, peer: "alive settled raised", generation: 5, want: "master 4"},

@@ -1,17 +1,21 @@
 package bgp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	api "github.com/osrg/gobgp/v3/api"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // TestFollowsRoles is the life of a pair's router on an embedded server, over
@@ -72,13 +76,13 @@ func TestMasterStaysBehind(t *testing.T) {
 		t.Error("after the end:", err)
 	}
 	r, w, _ := run(t, routes("198.51.100.0/24"), s)
-	w.become("MASTER", false, true)
 	eventually(t, "met", func() error {
-		if !r.Routes().Connected {
-			return errors.New("not connected")
+		if d := r.Routes(); !d.Connected || len(d.Groups) == 0 || d.Groups[0].Level != "master" {
+			return fmt.Errorf("%+v", d)
 		}
 		return nil
 	})
+	w.become("MASTER", false, true)
 	if err := announced(s, "198.51.100.0/24", 97)(); err != nil {
 		t.Error("before the role's work is done:", err)
 	}
@@ -223,4 +227,140 @@ func forward(t *testing.T, from, to netip.AddrPort) {
 			}()
 		}
 	}()
+}
+
+// TestWhatStandbysAnnounce: prepended, nothing at all, a bad MED for the unready;
+// and a drained MASTER's path.
+func TestWhatStandbysAnnounce(t *testing.T) {
+	const p = "198.51.100.0/24"
+	shape := func(s Speaker) (med int, own int, drained bool) {
+		attrs, held, err := s.Path(t.Context(), netip.MustParsePrefix(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !held {
+			return -1, 0, false
+		}
+		m, _ := worn(attrs)
+		for _, a := range attrs {
+			x, _ := a.UnmarshalNew()
+			switch x := x.(type) {
+			case *api.AsPathAttribute:
+				for _, s := range x.Segments {
+					own += len(s.Numbers)
+				}
+			case *api.CommunitiesAttribute:
+				drained = slices.Contains(x.Communities, gracefulShutdown)
+			}
+		}
+		return int(m), own, drained
+	}
+	becomes := func(s Speaker, what string, med, own int, drained bool) {
+		t.Helper()
+		eventually(t, what, func() error {
+			if m, o, d := shape(s); m != med || o != own || d != drained {
+				return fmt.Errorf("med %d, own AS %d times, drained %v", m, o, d)
+			}
+			return nil
+		})
+	}
+	t.Run("prepended", func(t *testing.T) {
+		c := routes(p)
+		c.StandbyPrepend, c.UnreadyMED = 2, 900
+		s := Embedded(newServer(t, ""))
+		_, w, _ := run(t, c, s)
+		w.become("BACKUP", false, false)
+		becomes(s, "unready", 900, 2, false)
+		w.become("BACKUP", false, true)
+		becomes(s, "standby", 200, 2, false)
+		w.become("MASTER", true, true)
+		becomes(s, "master", 99, 0, false)
+	})
+	t.Run("withdrawn after draining", func(t *testing.T) {
+		c := routes(p)
+		c.StandbyWithdraw, c.GracefulShutdown = true, 300*time.Millisecond
+		s := Embedded(newServer(t, ""))
+		_, w, _ := run(t, c, s)
+		w.become("MASTER", true, true)
+		becomes(s, "master", 99, 0, false)
+		settled := &stats.RouteWord{Group: "SG", Settled: true, Raised: true, Generation: 2}
+		w.change(func(s *State) {
+			s.Groups[0].Role, s.Groups[0].Peers = "BACKUP", []Peer{{Name: "b", Alive: true, Word: settled}}
+		})
+		becomes(s, "draining", 99, 0, true)
+		becomes(s, "withdrawn", -1, 0, false)
+	})
+}
+
+// TestGroupsOfTheirOwn: two sync groups with opposite roles at once.
+func TestGroupsOfTheirOwn(t *testing.T) {
+	c := routes("198.51.100.0/24", "203.0.113.0/24")
+	c.Prefixes[1].SyncGroup = "other"
+	s := Embedded(newServer(t, ""))
+	_, w, _ := run(t, c, s)
+	w.change(func(s *State) {
+		s.Groups = []Group{{Name: "SG", Input: Input{Role: "MASTER", Committed: true, Engine: true}},
+			{Name: "other", Input: Input{Role: "BACKUP", Ready: true, Engine: true}}}
+	})
+	eventually(t, "the first group's", announced(s, "198.51.100.0/24", 99))
+	eventually(t, "the other group's", announced(s, "203.0.113.0/24", 200))
+	w.change(func(s *State) {
+		s.Groups[0].Role, s.Groups[0].Committed = "FAULT", false
+		s.Groups[1].Role, s.Groups[1].Committed = "MASTER", true
+	})
+	eventually(t, "given up", announced(s, "198.51.100.0/24", -1))
+	eventually(t, "taken over", announced(s, "203.0.113.0/24", 99))
+	words := w.said()
+	if len(words) != 2 || words[0].Settled || !words[1].Settled || words[0].Group != "SG" {
+		t.Errorf("%+v", words)
+	}
+}
+
+// stubborn is a Speaker that refuses or hangs.
+type stubborn struct {
+	Speaker
+	refuse, hang atomic.Bool
+}
+
+func (s *stubborn) Add(ctx context.Context, p netip.Prefix, attrs []*anypb.Any) error {
+	if s.hang.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if s.refuse.Load() {
+		return errors.New("no such address family")
+	}
+	return s.Speaker.Add(ctx, p, attrs)
+}
+
+// TestStubbornSpeaker: a speaker that refuses is named, is no settled word, and is
+// asked again; one that hangs holds nothing up for ever.
+func TestStubbornSpeaker(t *testing.T) {
+	s := &stubborn{Speaker: Embedded(newServer(t, ""))}
+	s.refuse.Store(true)
+	r, w, stop := run(t, routes("198.51.100.0/24"), s)
+	w.become("MASTER", true, true)
+	eventually(t, "the problem is named", func() error {
+		d := r.Routes()
+		if len(d.Problems) == 0 || !slices.Contains(d.Problems, "routes: 198.51.100.0/24 cannot be announced: no such address family") {
+			return fmt.Errorf("%q", d.Problems)
+		}
+		return nil
+	})
+	if words := w.said(); len(words) != 1 || words[0].Settled {
+		t.Errorf("%+v", words)
+	}
+	s.refuse.Store(false)
+	s.hang.Store(true)
+	eventually(t, "a hang is named", func() error {
+		if d := r.Routes(); !slices.Contains(d.Problems, "routes: 198.51.100.0/24 cannot be announced: context deadline exceeded") {
+			return fmt.Errorf("%q", d.Problems)
+		}
+		return nil
+	})
+	s.hang.Store(false)
+	eventually(t, "announced", announced(s, "198.51.100.0/24", 99))
+	s.hang.Store(true)
+	w.become("BACKUP", false, true)
+	stop()
 }

@@ -42,8 +42,8 @@ func gobgpd(as int, id string, neighbors ...string) string {
     neighbor-address = %q
     peer-as = %d
   [neighbors.timers.config]
-    hold-time = 3
-    keepalive-interval = 1
+    hold-time = 9
+    keepalive-interval = 3
     connect-retry = 1
     idle-hold-time-after-reset = 1
   [[neighbors.afi-safis]]
