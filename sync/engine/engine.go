@@ -285,6 +285,7 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	was := e.injecting()
 	if role == master && e.role != role {
 		e.heritage = e.inherit()
+		e.copyIn = copyIn{} // a copy that is under way is of a reign that has ended
 		e.openEpoch(e.now())
 	}
 	e.role = role

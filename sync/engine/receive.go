@@ -55,6 +55,12 @@ func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
 			e.drops.payload++
 			continue
 		}
+		if f := &e.scratch; f.Orig.Proto == flow.ProtoDCCP && f.Has&flow.HasDCCP == 0 {
+			// Where the kernel does not track DCCP there are no ports, and a
+			// conntrackd sends what stood in its buffer for them.
+			f.Orig.Sport, f.Orig.Dport, f.Reply.Sport, f.Reply.Dport = 0, 0, 0, 0
+			f.Has &^= flow.HasSPAT | flow.HasDPAT
+		}
 		e.apply(now, m.Type, &e.scratch)
 	}
 }

@@ -1,0 +1,207 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/conntrack-sync/conntrack-sync/integration/lab"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
+)
+
+// channel is a way of the sync link, as both programs are told of it.
+type channel struct {
+	name, theirs, ours string // %o is this router's number, %p the peer's
+}
+
+var channels = map[string]channel{
+	"multicast": {"multicast", "Multicast {\n IPv4_address 225.0.0.50\n Group 3780\n IPv4_interface 192.0.2.%o\n", ""},
+	"unicast": {"unicast", "UDP {\n IPv4_address 192.0.2.%o\n IPv4_Destination_Address 192.0.2.%p\n Port 3780\n",
+		"set service conntrack-sync interface eth0 peer 192.0.2.%p\n"},
+	"unicast over IPv6": {"unicast over IPv6", "UDP {\n IPv6_address fd77::%o\n IPv6_Destination_Address fd77::%p\n Port 3780\n",
+		"set service conntrack-sync interface eth0 peer fd77::%p\n"},
+}
+
+// config is ours for both routers.
+func (c channel) config(more string) (all [2]string) {
+	for i := range all {
+		all[i] = strings.Replace(everything(), "set service conntrack-sync mcast-group '225.0.0.50'\n", "", 1) + numbered(c.ours, i) + more
+	}
+	return all
+}
+
+// conntrackd starts the real one on a router, for flows of every protocol.
+func (c channel) conntrackd(t *testing.T, l *lab.Lab, i int, options string) *lab.Process {
+	t.Helper()
+	n := l.R[i]
+	text := fmt.Sprintf(`Sync {
+ Mode FTFW { %s }
+ %s Interface eth0
+ SndSocketBuffer 16777216
+ RcvSocketBuffer 16777216
+ Checksum on
+ }
+ Options { ExpectationSync On }
+}
+General {
+ HashSize 65536
+ HashLimit 1048576
+ LockFile %s/conntrackd.lock
+ LogFile %s/conntrackd-file.log
+ UNIX { Path %s/conntrackd.sock }
+ NetlinkBufferSize 16777216
+ NetlinkBufferSizeMaxGrowth 134217728
+ NetlinkEventsReliable on
+ Filter From Userspace { Address Ignore {
+  IPv4_address 127.0.0.1
+  IPv4_address 192.0.2.0/24
+  IPv4_address 10.1.0.1
+  IPv4_address 10.1.0.2
+  IPv4_address 203.0.113.1
+  IPv4_address 203.0.113.2
+  IPv6_address ::1
+  IPv6_address fd77::/64
+  IPv6_address fe80::/16
+ } }
+}
+`, options, numbered(c.theirs, i), n.Dir, n.Dir, n.Dir)
+	if err := os.WriteFile(n.Dir+"/conntrackd.conf", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := must[*lab.Process](t)(n.StartConntrackd())
+	wait(t, "conntrackd answering", func() (bool, error) {
+		_, err := n.Conntrackd("-s")
+		return err == nil, err
+	})
+	return p
+}
+
+// takesOver does what keepalived's script for conntrackd does.
+func takesOver(t *testing.T, n *lab.Node) {
+	t.Helper()
+	wait(t, "the address on "+n.Name, func() (bool, error) { return n.HasVirtual(), nil })
+	for _, request := range []string{"-c", "-f", "-R", "-B"} {
+		must[string](t)(n.Conntrackd(request))
+	}
+}
+
+// delivered waits until a node of ours has told a conntrackd all there is.
+func delivered(t *testing.T, n *lab.Node, was map[flow.Key]flow.Flow) {
+	t.Helper()
+	wait(t, "everything being acknowledged", func() (bool, error) {
+		s, err := n.Status()
+		if err != nil || len(s.Peers) != 1 || s.Peers[0].Unacked > 0 || s.Peers[0].Protocol != "conntrackd" {
+			return false, fmt.Errorf("%+v %w", s.Peers, err)
+		}
+		mine, err := n.Cache("internal")
+		diffs := compare(was, clients(mine), nil)
+		return err == nil && len(diffs) == 0, fmt.Errorf("%s", strings.Join(diffs, "\n"))
+	})
+}
+
+// version1 is what protocol 1 does not carry, or conntrackd does not take: see
+// docs/PROTOCOL.md.
+func version1(byConntrackd bool) losses {
+	return func(f *flow.Flow, field string) string {
+		proto := f.Orig.Proto
+		switch {
+		case field == "itself" && proto == flow.ProtoUDPLite:
+			return "ports of UDP-Lite do not travel"
+		case field == "itself" && proto == flow.ProtoGRE:
+			return "keys of GRE do not travel"
+		case field == "reply" && f.Orig.IsICMP() && f.Reply.Sport != f.Orig.Sport:
+			return "translated identifiers of ICMP do not travel"
+		case field == "window scales" && byConntrackd:
+			return "conntrackd neither sends nor writes window scales"
+		case field == "status" && byConntrackd && f.Status&flow.StatusSeqAdjust != 0, field == "sequence adjustment" && byConntrackd:
+			return "conntrackd does not ask for adjustments"
+		case field == "SCTP" && byConntrackd:
+			return "conntrackd damages the verification tag it writes"
+		}
+		return ""
+	}
+}
+
+// TestFieldsToConntrackdAndBack: a conntrackd takes over from us every kind of
+// flow, field by field, and we from it.
+func TestFieldsToConntrackdAndBack(t *testing.T) {
+	c := channels["multicast"]
+	l := newLab(t, lab.Options{Config: c.config("set service conntrack-sync expect-sync all\n")})
+	prepareKinds(t, l)
+	startSync(t, l.R[0])
+	c.conntrackd(t, l, 1, "")
+	var keepalived [2]*lab.Process
+	for i, n := range l.R {
+		keepalived[i] = must[*lab.Process](t)(n.StartKeepalived())
+		wait(t, "the address on r1", func() (bool, error) { return l.R[0].HasVirtual(), nil })
+	}
+	hears(t, l.R[0])
+	waitRole(t, l.R[0], "MASTER")
+	must[*lab.Process](t)(l.Serve())
+	k := startKinds(t, l)
+	was := table(t, l.R[0])
+	delivered(t, l.R[0], was)
+	_ = keepalived[0].Stop()
+	takesOver(t, l.R[1])
+	if diffs := compare(was, table(t, l.R[1]), version1(true)); len(diffs) > 0 {
+		t.Errorf("in conntrackd's kernel:\n%s", strings.Join(diffs, "\n"))
+	}
+	strict(t, l.R[1])
+	// conntrackd gives a GRE flow no timeout that lasts, and damages SCTP's tag.
+	but := []string{"UDP-Lite", "GRE", "GRE with a key over IPv6", "SCTP", "SCTP over IPv6", "ping 77"}
+	k.goOn(t, "at conntrackd", but...)
+	k.ftpData(t, "at conntrackd", "FTP active") // it commits expectations without their translation
+
+	was = waitEqual(t, l.R[1], l.R[0], version1(true))
+	strict(t, l.R[0])
+	keepalived[0] = must[*lab.Process](t)(l.R[0].StartKeepalived())
+	waitRole(t, l.R[0], "MASTER")
+	wait(t, "the commit", func() (bool, error) {
+		_, ex, err := l.R[0].Active()
+		return err == nil && ex == 0, err
+	})
+	if diffs := compare(was, table(t, l.R[0]), version1(true)); len(diffs) > 0 {
+		t.Errorf("in our kernel:\n%s", strings.Join(diffs, "\n"))
+	}
+	k.goOn(t, "at ours again", but...)
+	s := must[stats.Status](t)(l.R[0].Status())
+	t.Logf("commit: %+v", *s.Commit)
+}
+
+// TestFieldsFromConntrackd: we take over from a conntrackd every kind of flow.
+func TestFieldsFromConntrackd(t *testing.T) {
+	c := channels["unicast over IPv6"]
+	l := newLab(t, lab.Options{Config: c.config("set service conntrack-sync expect-sync all\n")})
+	prepareKinds(t, l)
+	c.conntrackd(t, l, 0, "")
+	startSync(t, l.R[1])
+	var keepalived [2]*lab.Process
+	for i, n := range l.R {
+		keepalived[i] = must[*lab.Process](t)(n.StartKeepalived())
+		wait(t, "the address on r1", func() (bool, error) { return l.R[0].HasVirtual(), nil })
+	}
+	hears(t, l.R[1])
+	must[*lab.Process](t)(l.Serve())
+	k := startKinds(t, l)
+	was := waitEqual(t, l.R[0], l.R[1], version1(true))
+	for key, f := range was {
+		// conntrackd tells of the end that comes with the address.
+		if f.Reply.DstAddr().String() == masquerade {
+			delete(was, key)
+		}
+	}
+	_ = keepalived[0].Stop()
+	waitRole(t, l.R[1], "MASTER")
+	wait(t, "the commit", func() (bool, error) {
+		_, ex, err := l.R[1].Active()
+		return err == nil && ex == 0, err
+	})
+	if diffs := compare(was, table(t, l.R[1]), version1(true)); len(diffs) > 0 {
+		t.Errorf("in our kernel:\n%s", strings.Join(diffs, "\n"))
+	}
+	strict(t, l.R[1])
+	k.goOn(t, "after the take-over", "UDP-Lite", "GRE", "GRE with a key over IPv6", "ping 77", "masquerade", "FTP active", "FTP passive") // see version1
+	k.ftpData(t, "after the take-over")
+}
