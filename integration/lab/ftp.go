@@ -95,8 +95,9 @@ func (f *FTP) Data() (string, error) {
 	return f.server.line()
 }
 
-// Noop says a word on the control connection and returns the server's answer as
-// the client read it.
+// Noop says NOOP on the control connection and returns the server's answer as the
+// client read it, "200 NOOP": the server repeats what it heard, since a segment
+// whose numbers are off may arrive in part.
 func (f *FTP) Noop() (string, error) {
 	if err := f.client.say("noop"); err != nil {
 		return "", err
@@ -155,10 +156,11 @@ func ftpServer(args []string) error {
 	fmt.Println("ready")
 	go func() {
 		for {
-			if _, err := in.ReadString('\n'); err != nil {
+			line, err := in.ReadString('\n')
+			if err != nil {
 				return
 			}
-			fmt.Fprint(c, "200 at your service\r\n")
+			fmt.Fprintf(c, "200 %s\r\n", strings.TrimSpace(line))
 		}
 	}()
 	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
