@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -275,6 +276,39 @@ func TestWhereAFlowIs(t *testing.T) {
 	}
 	if err != nil || len(w.Flows) != 2 || w.Flows[0].Peers[0].Kernel == nil || w.Flows[0].Here.External == nil {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestAuditFindsNothing where nothing is wrong: real traffic of several kinds, born
+// and ended while the kernel's table is compared with the cache.
+func TestAuditFindsNothing(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHold(20))
+	defer h.Close()
+	download := must[func() (lab.Received, error)](t)(l.Download(1<<20, 1<<18))
+	done := make(chan error, 1)
+	go func() { done <- l.Blast(context.Background(), 2000, 4) }()
+	audits := func() (n, repairs uint64) {
+		s := must[stats.Statistics](t)(l.R[0].Statistics())
+		return s.Session["audits"], s.Session["audit_repairs"]
+	}
+	for before, _ := audits(); ; {
+		if r := must[lab.Held](t)(h.Round()); len(r.Failed) > 0 {
+			t.Fatal(r.Failed)
+		}
+		_, _ = l.R[0].Run("ping", "-c1", "-W1", lab.ServerAddr)
+		if n, _ := audits(); n >= before+3 {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	must[lab.Received](t)(download())
+	if n, repairs := audits(); repairs != 0 {
+		t.Errorf("%d audits mended %d entries", n, repairs)
 	}
 }
 

@@ -289,3 +289,32 @@ func TestTheDigestFollowsTheTable(t *testing.T) {
 		}
 	})
 }
+
+// TestContradicts: what events tell of counts, what changes without one does not.
+func TestContradicts(t *testing.T) {
+	tab := New(0)
+	f := udp(1)
+	f.Status = flow.StatusConfirmed
+	r, _, _ := tab.Put(&f, 1)
+	for what, x := range map[string]struct {
+		change func(f *flow.Flow)
+		want   bool
+	}{
+		"nothing":         {func(*flow.Flow) {}, false},
+		"the timeout":     {func(f *flow.Flow) { f.Timeout = 7 }, false},
+		"a zero mark":     {func(f *flow.Flow) { f.Has |= flow.HasMark }, false},
+		"TCP flags":       {func(f *flow.Flow) { f.TCP.FlagsOrig, f.Has = 9, f.Has|flow.HasTCPFlags }, false},
+		"being offloaded": {func(f *flow.Flow) { f.Status |= flow.StatusOffload }, false},
+		"the status":      {func(f *flow.Flow) { f.Status |= flow.StatusAssured }, true},
+		"the mark":        {func(f *flow.Flow) { f.Mark, f.Has = 1, f.Has|flow.HasMark }, true},
+		"the state":       {func(f *flow.Flow) { f.TCP.State, f.Has = 3, f.Has|flow.HasTCPState }, true},
+		"the reply":       {func(f *flow.Flow) { f.Reply.Dport++ }, true},
+		"a helper":        {func(f *flow.Flow) { f.Helper, f.Has = flow.MakeHelper("ftp"), f.Has|flow.HasHelper }, true},
+	} {
+		g := f
+		x.change(&g)
+		if tab.Contradicts(r, &g) != x.want {
+			t.Errorf("%s: %v", what, !x.want)
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -81,6 +83,7 @@ func (e *Engine) tickNative(now time.Time) {
 			delete(o.lives, id)
 		}
 	}
+	maps.DeleteFunc(o.nodes, func(_ netip.Addr, n *neighbour) bool { return now.Sub(n.heard) > native.ForgetAfter })
 	e.claimEpoch(now)
 	if !e.provable() {
 		e.abandonCopy()
