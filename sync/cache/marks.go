@@ -44,10 +44,11 @@ func (t *Table) Has(r Ref) flow.Has { return t.at(r).has & hasMask }
 // entry than is known, in what events tell of: not its timeout, and not what
 // packets change without one.
 func (t *Table) Contradicts(r Ref, u *flow.Flow) bool {
+	const silent = flow.StatusOffload | flow.StatusHWOffload | flow.StatusDying
 	rec := t.at(r)
 	var reply flow.Tuple
 	t.replyOf(rec, &reply)
-	return u.Has&flow.HasStatus != 0 && u.Status != rec.status ||
+	return u.Has&flow.HasStatus != 0 && (u.Status^rec.status)&^silent != 0 ||
 		u.Has&flow.HasMark != 0 && u.Mark != rec.mark ||
 		u.Has&flow.HasTCPState != 0 && u.TCP.State != rec.tcp.State ||
 		u.Has&flow.HasReply != 0 && u.Reply != reply ||
