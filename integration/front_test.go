@@ -255,26 +255,31 @@ func TestPrimaryBackupScript(t *testing.T) {
 
 func primaryBackup(t *testing.T, known bool) {
 	l := newLab(t, lab.Options{})
-	status := func(n *lab.Node) (string, error) {
-		return n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--json")
+	status := func(n *lab.Node) (s stats.Status, err error) {
+		out, err := n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--json")
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &s)
+		}
+		return s, err
 	}
 	is := func(n *lab.Node, role string) {
 		t.Helper()
 		wait(t, n.Name+" being "+role, func() (bool, error) {
-			out, err := status(n)
-			return strings.Contains(out, `"role": "`+role+`"`), fmt.Errorf("%s %w", out, err)
+			s, err := status(n)
+			return s.Role == role, fmt.Errorf("%s, %v", s.Role, err)
 		})
 	}
+	var keepalived *lab.Process // of r2
 	for i, role := range []string{"MASTER", "BACKUP"} {
-		scriptDriven(t, l.R[i], lab.SyncAddr(0, i), known)
+		keepalived = scriptDriven(t, l.R[i], lab.SyncAddr(0, i), known)
 		is(l.R[i], role)
 	}
 	must[*lab.Process](t)(l.Serve())
 	h := must[*lab.Hold](t)(l.StartHold(10))
 	defer h.Close()
 	wait(t, "10 entries on the standby", func() (bool, error) {
-		out, err := status(l.R[1])
-		return strings.Contains(out, "proven equal to the MASTER's table of 10 entries"), fmt.Errorf("%s %w", out, err)
+		s, err := status(l.R[1])
+		return s.View != nil && s.View.InSync && s.View.Entries == 10, fmt.Errorf("%+v, %v", s.View, err)
 	})
 	for _, n := range l.R { // and nothing of it is an alarm
 		if out, err := n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--check"); err != nil {
@@ -289,17 +294,21 @@ func primaryBackup(t *testing.T, known bool) {
 	}
 	is(l.R[1], "MASTER")
 	wait(t, "the end of the take-over", func() (bool, error) {
-		out, err := status(l.R[1])
-		if err != nil {
-			return false, err
-		}
-		var s stats.Status
-		err = json.Unmarshal([]byte(out), &s)
+		s, err := status(l.R[1])
 		return s.Guard.State == map[bool]string{false: "disabled", true: "down"}[known], fmt.Errorf("guard %s, %v", s.Guard.State, err)
 	})
 	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
 		t.Errorf("after the take-over: %v", r.Failed)
 	}
+	// The next daemon finds the role again, which no script tells it.
+	for _, option := range []string{"-k", "-d"} {
+		must[string](t)(l.R[1].Run("nsenter", "-m", "-t", fmt.Sprint(keepalived.PID()), "/usr/sbin/conntrackd", option))
+	}
+	is(l.R[1], "MASTER")
+	wait(t, "the flows in the cache", func() (bool, error) {
+		out, err := l.R[1].Run("nsenter", "-m", "-t", fmt.Sprint(keepalived.PID()), "/usr/sbin/conntrackd", "-i")
+		return strings.Count(out, lab.ClientAddr) == 10, err
+	})
 }
 
 // TestConntrackdsDaemon: the life of the daemon under conntrackd's options.

@@ -19,9 +19,6 @@ type scripts struct {
 
 var takeOver = [...]string{"/commit", "/flush", "/resync", "/bulk"}
 
-// fromScripts is the source of a role that was read from requests.
-const fromScripts = "conntrackd's script"
-
 // step takes a request and returns the role it tells, "" if none.
 func (t *scripts) step(request *url.URL) vrrpwatch.State {
 	t.mu.Lock()
@@ -49,22 +46,26 @@ func (t *scripts) step(request *url.URL) vrrpwatch.State {
 	return vrrpwatch.Master
 }
 
-// scriptAsks takes note of a request by a script. The role it tells is acted on as
+// scriptAsks takes note of a request by a script. The role it tells goes into the
+// group's state file, and is found there again after a restart; it is acted on as
 // any other: what the script has done already is found done.
 func (s *Shim) scriptAsks(request *url.URL) {
 	state := s.scripts.step(request)
 	if state == "" {
 		return
 	}
-	c := vrrpwatch.Change{State: state, Stamp: s.opt.Now(), Source: fromScripts}
+	r := vrrpwatch.Record{Kind: vrrpwatch.KindScript, State: state, Stamp: s.opt.Now()}
 	s.view(func() {
 		g := s.first()
-		known := g.role.State == state || g.role.State != "" && g.role.Source != fromScripts
-		if len(s.groups) == 1 && !known { // of several, requests do not say which
-			c.Group = g.name
+		told := g.role.State != "" && g.role.Source != vrrpwatch.SourceScript
+		if len(s.groups) == 1 && !told && g.role.State != state { // of several, requests do not say which
+			r.Name = g.name
 		}
 	})
-	if c.Group != "" {
-		s.onRole(c)
+	if r.Name == "" {
+		return
+	}
+	if err := vrrpwatch.Write(s.opt.StateDir, r); err != nil {
+		s.log.Error("the role a script tells", "state", state, "err", err)
 	}
 }

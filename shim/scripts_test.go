@@ -2,6 +2,7 @@ package shim
 
 import (
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,10 @@ func TestAScriptTellsTheRole(t *testing.T) {
 		s, err := Dial(r.dir + "/run").Status(t.Context())
 		if err != nil || s.Role != role || !strings.HasPrefix(s.LastTransition, role+" at ") || !strings.Contains(e.told(), "role:"+role) {
 			t.Errorf("%+v, %v; the engine was told %s", s, err, e.told())
+		}
+		b, err := os.ReadFile(r.dir + "/run/state/SG")
+		if rec, perr := vrrpwatch.ParseState(b); err != nil || perr != nil || rec.Kind != vrrpwatch.KindScript || string(rec.State) != role {
+			t.Errorf("the state file: %q, %v", b, err)
 		}
 	}
 	r.ask(t, "commit", "flush", "resync")

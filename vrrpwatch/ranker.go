@@ -12,8 +12,11 @@ type Change struct {
 	State    State
 	Priority int
 	Stamp    time.Time
-	Source   string // fifo, file, instances
+	Source   string // fifo, file, instances, or SourceScript
 }
+
+// SourceScript is the source of a group's file that was written for a script.
+const SourceScript = "conntrackd's script"
 
 // Ranker decides what the group's role is from what the sources say. The fifo
 // is ordered and wins over files for as long as the process lives, once it has
@@ -81,7 +84,11 @@ func (r *Ranker) become(c Change) Change {
 // fromFiles is the role the files give.
 func (r *Ranker) fromFiles() (c Change, ok bool) {
 	if rec, has := r.files[r.group]; has {
-		return Change{Group: r.group, State: rec.State, Priority: rec.Priority, Stamp: rec.Stamp, Source: "file"}, true
+		c = Change{Group: r.group, State: rec.State, Priority: rec.Priority, Stamp: rec.Stamp, Source: "file"}
+		if rec.Kind == KindScript {
+			c.Source = SourceScript
+		}
+		return c, true
 	}
 	c = Change{Group: r.group, Source: "instances"}
 	count := map[State]int{}

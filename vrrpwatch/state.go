@@ -25,12 +25,16 @@ const (
 
 // Record is what one writer said of one group or instance.
 type Record struct {
-	Kind     string // GROUP, INSTANCE, or "" where the writer did not say
+	Kind     string // GROUP, INSTANCE, KindScript, or "" where the writer did not say
 	Name     string
 	State    State
 	Priority int
 	Stamp    time.Time // zero where the writer gave none
 }
+
+// KindScript marks a role that nobody told: it was read from what a script of
+// conntrackd's asked for.
+const KindScript = "SCRIPT"
 
 // ErrNoState says that there is no state in what was read, as in the middle of
 // a write. It never means BACKUP.
