@@ -200,7 +200,7 @@ const ftpHelper = `table inet helpers {
 // Debian's conntrackd and the configuration that comes with it, but for names
 // and addresses. The script starts the daemon, which knows keepalived.conf or does
 // not.
-func scriptDriven(t *testing.T, n *lab.Node, address string, known bool) *lab.Process {
+func scriptDriven(t *testing.T, n *lab.Node, address string, known, ours bool) *lab.Process {
 	t.Helper()
 	example, err := os.ReadFile("/usr/share/doc/conntrackd/examples/sync/ftfw/conntrackd.conf")
 	if err != nil {
@@ -225,14 +225,17 @@ func scriptDriven(t *testing.T, n *lab.Node, address string, known bool) *lab.Pr
 			t.Fatal(err)
 		}
 	}
-	at := "/etc/keepalived/other.conf"
+	at, program := "/etc/keepalived/other.conf", "/usr/sbin/conntrackd"
+	if ours {
+		program = n.Binary()
+	}
 	if known {
 		at = "/etc/keepalived/keepalived.conf"
 	}
-	return must[*lab.Process](t)(n.Start("keepalived", "unshare", "-m", "sh", "-ec", strings.NewReplacer("DIR", n.Dir, "BIN", filepath.Dir(n.Binary()), "KNOWN", at).Replace(`
+	return must[*lab.Process](t)(n.Start("keepalived", "unshare", "-m", "sh", "-ec", strings.NewReplacer("DIR", n.Dir, "BIN", filepath.Dir(n.Binary()), "KNOWN", at, "PROGRAM", program).Replace(`
 mkdir -p DIR/var/lock
 mount --bind DIR/var /run
-mount --bind BIN/conntrack-sync /usr/sbin/conntrackd
+mount --bind PROGRAM /usr/sbin/conntrackd
 mount --bind DIR/conntrackd.conf /etc/conntrackd/conntrackd.conf
 mkdir -p /etc/keepalived
 mount -t tmpfs tmpfs /etc/keepalived
@@ -249,11 +252,13 @@ exec keepalived -n -P -D -l -f DIR/script.conf -p DIR/keepalived.pid -r DIR/vrrp
 // nobody tells, is read from what the script asks for.
 func TestPrimaryBackupScript(t *testing.T) {
 	for name, known := range map[string]bool{"alone": false, "with keepalived.conf": true} {
-		t.Run(name, func(t *testing.T) { primaryBackup(t, known) })
+		t.Run(name, func(t *testing.T) { primaryBackup(t, known, true) })
 	}
+	t.Run("after conntrackd", func(t *testing.T) { primaryBackup(t, true, false) })
 }
 
-func primaryBackup(t *testing.T, known bool) {
+// primaryBackup loses r1, which runs our binary or conntrackd, to r2.
+func primaryBackup(t *testing.T, known, ours bool) {
 	l := newLab(t, lab.Options{})
 	status := func(n *lab.Node) (s stats.Status, err error) {
 		out, err := n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--json")
@@ -271,17 +276,30 @@ func primaryBackup(t *testing.T, known bool) {
 	}
 	var keepalived *lab.Process // of r2
 	for i, role := range []string{"MASTER", "BACKUP"} {
-		keepalived = scriptDriven(t, l.R[i], lab.SyncAddr(0, i), known)
-		is(l.R[i], role)
+		keepalived = scriptDriven(t, l.R[i], lab.SyncAddr(0, i), known, ours || i == 1)
+		wait(t, "the address on r1", func() (bool, error) { return l.R[0].HasVirtual(), nil })
+		if ours || i == 1 {
+			is(l.R[i], role)
+		}
 	}
 	must[*lab.Process](t)(l.Serve())
 	h := must[*lab.Hold](t)(l.StartHold(10))
 	defer h.Close()
+	asked := func(option string) (string, error) {
+		return l.R[1].Run("nsenter", "-m", "-t", fmt.Sprint(keepalived.PID()), "/usr/sbin/conntrackd", option)
+	}
 	wait(t, "10 entries on the standby", func() (bool, error) {
+		if !ours {
+			out, err := asked("-e")
+			return strings.Count(out, lab.ClientAddr) == 10, fmt.Errorf("%s, %v", out, err)
+		}
 		s, err := status(l.R[1])
 		return s.View != nil && s.View.InSync && s.View.Entries == 10, fmt.Errorf("%+v, %v", s.View, err)
 	})
-	for _, n := range l.R { // and nothing of it is an alarm
+	for i, n := range l.R { // and nothing of it is an alarm
+		if !ours && i == 0 {
+			continue
+		}
 		if out, err := n.Run(n.Binary(), "--run-dir", n.Dir+"/var/conntrack-sync", "show", "conntrack-sync", "status", "--check"); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
@@ -302,11 +320,11 @@ func primaryBackup(t *testing.T, known bool) {
 	}
 	// The next daemon finds the role again, which no script tells it.
 	for _, option := range []string{"-k", "-d"} {
-		must[string](t)(l.R[1].Run("nsenter", "-m", "-t", fmt.Sprint(keepalived.PID()), "/usr/sbin/conntrackd", option))
+		must[string](t)(asked(option))
 	}
 	is(l.R[1], "MASTER")
 	wait(t, "the flows in the cache", func() (bool, error) {
-		out, err := l.R[1].Run("nsenter", "-m", "-t", fmt.Sprint(keepalived.PID()), "/usr/sbin/conntrackd", "-i")
+		out, err := asked("-i")
 		return strings.Count(out, lab.ClientAddr) == 10, err
 	})
 }
