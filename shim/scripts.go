@@ -3,6 +3,7 @@ package shim
 import (
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
@@ -14,15 +15,24 @@ import (
 // to be. A request made by hand is never all of it.
 type scripts struct {
 	mu   sync.Mutex
-	done int // requests of takeOver seen, in its order
+	done int       // requests of takeOver seen, in its order
+	last time.Time // the last of them
 }
+
+// scriptPause is how long a script may take from one request to the next, a commit
+// of a large table included.
+const scriptPause = 2 * time.Minute
 
 var takeOver = [...]string{"/commit", "/flush", "/resync", "/bulk"}
 
-// step takes a request and returns the role it tells, "" if none.
-func (t *scripts) step(request *url.URL) vrrpwatch.State {
+// step takes a request made at now and returns the role it tells, "" if none.
+func (t *scripts) step(now time.Time, request *url.URL) vrrpwatch.State {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if now.Sub(t.last) > scriptPause {
+		t.done = 0
+	}
+	t.last = now
 	what := request.Path
 	if request.Query().Get("table") != "" {
 		what += " of one cache"
@@ -50,7 +60,7 @@ func (t *scripts) step(request *url.URL) vrrpwatch.State {
 // group's state file, and is found there again after a restart; it is acted on as
 // any other: what the script has done already is found done.
 func (s *Shim) scriptAsks(request *url.URL) {
-	state := s.scripts.step(request)
+	state := s.scripts.step(s.opt.Now(), request)
 	if state == "" {
 		return
 	}

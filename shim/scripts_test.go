@@ -20,23 +20,30 @@ func TestRolesFromRequests(t *testing.T) {
 		"/shorten-timers /commit /flush /resync /bulk":             "BACKUP MASTER",
 		"/commit /flush /resync /bulk /shorten-timers":             "MASTER BACKUP",
 		"/commit /flush /shorten-timers /resync /bulk":             "BACKUP",
-		"/commit":                                      "",
-		"/commit /flush":                               "",
-		"/resync /bulk":                                "",
-		"/commit /flush /resync":                       "",
-		"/commit /resync /flush /bulk":                 "",
-		"/commit /flush?table=x /resync /bulk":         "",
-		"/commit /flush /request-resync /resync /bulk": "",
-		"/request-resync /bulk":                        "",
+		"/commit pause /flush /resync /bulk":                       "",
+		"/commit":                                                  "",
+		"/commit /flush":                                           "",
+		"/resync /bulk":                                            "",
+		"/commit /flush /resync":                                   "",
+		"/commit /resync /flush /bulk":                             "",
+		"/commit /flush?table=x /resync /bulk":                     "",
+		"/commit /flush /request-resync /resync /bulk":             "",
+		"/request-resync /bulk":                                    "",
 	} {
 		var s scripts
 		var got []string
+		now := time.Unix(1700000000, 0)
 		for _, r := range strings.Fields(requests) {
 			u, err := url.Parse(r)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if role := s.step(u); role != "" {
+			now = now.Add(time.Second)
+			if r == "pause" {
+				now = now.Add(scriptPause)
+				continue
+			}
+			if role := s.step(now, u); role != "" {
 				got = append(got, string(role))
 			}
 		}
