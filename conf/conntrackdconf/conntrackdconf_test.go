@@ -203,3 +203,101 @@ func TestDebiansExamples(t *testing.T) {
 		t.Skipf("needs Debian's conntrackd package, found %d examples", read)
 	}
 }
+
+// TestVyOSForm: what VyOS sets of its own accord, two interfaces with peers.
+func TestVyOSForm(t *testing.T) {
+	r := Read("c.conf", []byte(`
+Sync {
+	Mode FTFW {
+		DisableExternalCache off
+		StartupResync on
+		PurgeTimeout 30
+	}
+	UDP {
+		IPv4_address 192.0.2.1
+		IPv4_Destination_Address 192.0.2.2
+		Port 3780
+		Interface eth0
+		SndSocketBuffer 1048576
+		RcvSocketBuffer 1048576
+		Checksum on
+	}
+	UDP {
+		IPv4_address 192.0.2.1
+		IPv4_Destination_Address 203.0.113.2
+		Port 3781
+		Interface eth1
+		SndSocketBuffer 1048576
+		RcvSocketBuffer 1048576
+		Checksum on
+	}
+	Options {
+		ExpectationSync on
+	}
+}
+General {
+	HashSize 32768
+	HashLimit 524288
+	LogFile off
+	Syslog on
+	LockFile /var/lock/conntrack.lock
+	UNIX {
+		Path /var/run/conntrackd.ctl
+	}
+	NetlinkBufferSize 2097152
+	NetlinkBufferSizeMaxGrowth 16777216
+	NetlinkOverrunResync off
+	NetlinkEventsReliable on
+	Filter From Userspace {
+		Address Ignore {
+			IPv4_address 127.0.0.1
+			IPv4_address 192.0.2.1
+		}
+		Protocol Accept {
+			TCP
+			UDP
+			IPv6-ICMP
+		}
+	}
+}
+Helper {
+	Type rpc inet tcp {
+		QueueNum 3
+		QueueLen 10240
+		Policy rpc {
+			ExpectMax 1
+			ExpectTimeout 300
+		}
+	}
+}
+`))
+	r.SyncGroup("SGR")
+	cfg, problems := r.Check(nil)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	want := `accept-protocol 'tcp'
+accept-protocol 'udp'
+accept-protocol 'icmp6'
+expect-sync 'all'
+failover-mechanism vrrp sync-group 'SGR'
+ignore-address '127.0.0.1/32'
+ignore-address '192.0.2.1/32'
+interface eth0 peer '192.0.2.2'
+interface eth1 peer '203.0.113.2'
+interface eth1 port '3781'
+listen-address '192.0.2.1'
+purge-timeout '30'
+startup-resync`
+	if got := strings.ReplaceAll(strings.Join(cfg.SetLines(), "\n"), "set service conntrack-sync ", ""); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for _, n := range r.Notes {
+		if strings.Contains(n.Message, "not known") {
+			t.Error(n)
+		}
+	}
+	if len(r.Notes) != 7 || r.LogFile != "" {
+		t.Errorf("%d notes: %v", len(r.Notes), r.Notes)
+	}
+}
