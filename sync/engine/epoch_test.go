@@ -289,3 +289,56 @@ func TestNativeTakeOverStepByStep(t *testing.T) {
 		t.Errorf("the new MASTER took %d flows of the former one", n)
 	}
 }
+
+// TestNativeTwoMastersOfOneEpoch: two that were each alone when they became MASTER.
+// A third node holds the table of one of them, not a mixture, and when one steps
+// back both others hold the other's.
+func TestNativeTwoMastersOfOneEpoch(t *testing.T) {
+	t.Parallel()
+	ends := udptest.Group(3, 17, udptest.Faults{})
+	var nodes []*node
+	for i, l := range ends {
+		l.Cut(i < 2)
+		nodes = append(nodes, start(t, kerneltest.New(), l))
+	}
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	setRole(t, a, "MASTER")
+	setRole(t, b, "MASTER")
+	setRole(t, c, "BACKUP")
+	churn(a, 0, 500)
+	churn(b, 1000, 1500)
+	ends[0].Cut(false)
+	ends[1].Cut(false)
+	eventually(t, "the conflict", func() error {
+		if x, y := status(t, a).Conflict, status(t, b).Conflict; x == "" || y == "" {
+			return fmt.Errorf("a sees %q, b sees %q", x, y)
+		}
+		return nil
+	})
+	either := func() error {
+		if err := mirrors(t, a, c)(); err != nil {
+			return mirrors(t, b, c)()
+		}
+		return nil
+	}
+	eventually(t, "one table at the third", either)
+	churn(a, 500, 600)
+	churn(b, 1500, 1600)
+	eventually(t, "one table still", either)
+	setRole(t, b, "BACKUP")
+	for _, n := range []*node{b, c} {
+		eventually(t, "the table of the one that is left", mirrors(t, a, n))
+		eventually(t, "proof", inSync(t, n, 480))
+	}
+	if x := status(t, a).Conflict; x != "" {
+		t.Errorf("a still sees %q", x)
+	}
+	// Before they knew that all speak our protocol they spoke conntrackd's, which
+	// knows no MASTER.
+	taken := entries(t, a, flow.External)
+	for i := 1500; i < 1600; i++ {
+		if _, ok := taken[new(flowNo(i)).Key()]; ok {
+			t.Fatalf("the MASTER took flow %d of the other", i)
+		}
+	}
+}
