@@ -210,3 +210,82 @@ func TestFieldsFromConntrackd(t *testing.T) {
 	k.goOn(t, "after the take-over", "UDP-Lite", "GRE", "GRE with a key over IPv6", "ping 77", "masquerade", "FTP active", "FTP passive") // see docs/PROTOCOL.md
 	k.ftpData(t, "after the take-over")
 }
+
+// TestConntrackdRestarts: over each kind of link either program is killed and
+// started again, as the active and as the standby; the standby holds the active's
+// flows again, and they survive.
+func TestConntrackdRestarts(t *testing.T) {
+	for name, c := range channels {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, lab.Options{Config: c.config("set service conntrack-sync startup-resync\n")})
+			ours := startSync(t, l.R[0])
+			theirs := c.conntrackd(t, l, 1, "StartupResync on")
+			var keepalived [2]*lab.Process
+			for i, n := range l.R {
+				keepalived[i] = must[*lab.Process](t)(n.StartKeepalived())
+				wait(t, "the address on r1", func() (bool, error) { return l.R[0].HasVirtual(), nil })
+			}
+			hears(t, l.R[0])
+			waitRole(t, l.R[0], "MASTER")
+			must[*lab.Process](t)(l.Serve())
+			h := must[*lab.Hold](t)(l.StartHold(10))
+			defer h.Close()
+			there := func(when string) {
+				t.Helper()
+				wait(t, "10 flows at conntrackd "+when, func() (bool, error) {
+					out, err := l.R[1].Conntrackd("-e")
+					return strings.Count(out, "src="+lab.ClientAddr+" ") == 10, err
+				})
+			}
+			here := func(when string) {
+				t.Helper()
+				wait(t, "12 flows here "+when, func() (bool, error) {
+					flows, err := l.R[0].Cache("external")
+					return len(clients(flows)) == 12, fmt.Errorf("%d, %w", len(flows), err)
+				})
+			}
+			restartTheirs := func() {
+				theirs.Kill()
+				if err := os.Remove(l.R[1].Dir + "/conntrackd.lock"); err != nil {
+					t.Fatal(err)
+				}
+				theirs = c.conntrackd(t, l, 1, "StartupResync on")
+			}
+			there("at first")
+			restartTheirs()
+			there("after its restart")
+			ours.Kill()
+			ours = startSync(t, l.R[0])
+			hears(t, l.R[0])
+			h2 := must[*lab.Hold](t)(l.StartHold(2))
+			defer h2.Close()
+			wait(t, "what began after our restart at conntrackd", func() (bool, error) {
+				out, err := l.R[1].Conntrackd("-e")
+				return strings.Count(out, "src="+lab.ClientAddr+" ") == 12, err
+			})
+			_ = keepalived[0].Stop()
+			takesOver(t, l.R[1])
+			for _, x := range []*lab.Hold{h, h2} {
+				if r := must[lab.Held](t)(x.Round()); len(r.Failed) > 0 {
+					t.Errorf("at conntrackd: %v", r.Failed)
+				}
+			}
+
+			// Now conntrackd is the active.
+			must[string](t)(l.R[0].Sync("request-resync"))
+			here("as the standby")
+			restartTheirs()
+			here("after the restart of the active")
+			ours.Kill()
+			ours = startSync(t, l.R[0])
+			here("after our restart as the standby")
+			keepalived[0] = must[*lab.Process](t)(l.R[0].StartKeepalived())
+			committed(t, l.R[0])
+			for _, x := range []*lab.Hold{h, h2} {
+				if r := must[lab.Held](t)(x.Round()); len(r.Failed) > 0 {
+					t.Errorf("at ours again: %v", r.Failed)
+				}
+			}
+		})
+	}
+}
