@@ -80,6 +80,7 @@ type step struct {
 	call   func(context.Context) error
 	serves bool // when it has ended, this node serves the peer's flows
 	bulk   bool // it sends everything to the peers
+	bound  bool // a newer role does not part it from the step before
 }
 
 // sequence is what a role asks of the engine. repeated says that the role's
@@ -106,6 +107,9 @@ func (s *Shim) sequence(e contract.Engine, g *group, serial int, role vrrpwatch.
 			return err
 		}}
 		flush := step{name: "flush both caches", call: func(ctx context.Context) error { return e.Flush(ctx, contract.Both) }}
+		// With its internal cache half empty a BACKUP would not notice which of its
+		// former flows end elsewhere.
+		resync.bound = true
 		return []step{setRole, commit, flush, resync, bulk}
 	case repeated:
 		return []step{setRole, ask}
@@ -120,33 +124,27 @@ func (s *Shim) sequence(e contract.Engine, g *group, serial int, role vrrpwatch.
 // runSequence runs the steps; a step that fails is logged and the next one
 // runs. ended is false when a newer role or the engine's end cut it short.
 func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, steps []step) (ended bool) {
-	ctx, cancel := context.WithCancel(ctx)
+	alive, ctx, cancel := s.whileCurrent(ctx, g, serial, want)
 	defer cancel()
-	go func() {
-		for current := true; current; {
-			wake := s.view(func() { current = s.serial == serial && g.serial == want })
-			if !current {
-				cancel()
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-wake:
-			}
-		}
-	}()
 	began := s.opt.Now()
-	for _, st := range steps {
+	for i, st := range steps {
+		run := ctx
+		if st.bound || i+1 < len(steps) && steps[i+1].bound {
+			run = alive
+		}
+		if !st.bound && !s.current(g, serial, want) {
+			s.log.Info("sequence cut short", "before", st.name)
+			return false
+		}
 		at := s.opt.Now()
-		err := st.call(ctx)
-		if ctx.Err() != nil {
+		err := st.call(run)
+		if run.Err() != nil {
 			s.log.Info("sequence cut short", "at", st.name)
 			return false
 		}
 		if errors.Is(err, contract.ErrGone) {
 			s.noteStep(g, want, &st, at, err)
-			<-ctx.Done() // the supervisor will say so
+			<-alive.Done() // the supervisor will say so
 			return false
 		}
 		s.noteStep(g, want, &st, at, err)
@@ -168,6 +166,38 @@ func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, step
 	})
 	s.saveReceipts()
 	return true
+}
+
+// current reports whether engine and role are still those of a sequence.
+func (s *Shim) current(g *group, serial, want int) (yes bool) {
+	s.view(func() { yes = s.serial == serial && g.serial == want })
+	return yes
+}
+
+// whileCurrent makes two contexts of one: alive ends with the engine of this
+// serial, current also when a newer role than want is known.
+func (s *Shim) whileCurrent(ctx context.Context, g *group, serial, want int) (alive, current context.Context, cancel func()) {
+	alive, end := context.WithCancel(ctx)
+	current, cut := context.WithCancel(alive)
+	go func() {
+		for {
+			var gone, newer bool
+			wake := s.view(func() { gone, newer = s.serial != serial, g.serial != want })
+			if newer {
+				cut()
+			}
+			if gone {
+				end()
+				return
+			}
+			select {
+			case <-alive.Done():
+				return
+			case <-wake:
+			}
+		}
+	}()
+	return alive, current, func() { cut(); end() }
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -24,6 +24,8 @@ type fakeEngine struct {
 	hold  chan struct{} // nil: do not
 	gone  chan struct{}
 	says  *stats.Engine // nil: of a peer that is alive
+
+	onFlush func() // nil: nothing
 }
 
 func newFake() *fakeEngine { return &fakeEngine{gone: make(chan struct{})} }
@@ -71,6 +73,9 @@ func (f *fakeEngine) Commit(ctx context.Context) (stats.Commit, error) {
 }
 func (f *fakeEngine) Flush(_ context.Context, t contract.Table) error {
 	f.note("flush:" + map[contract.Table]string{contract.Both: "both", contract.Internal: "internal", contract.External: "external"}[t])
+	if f.onFlush != nil {
+		f.onFlush()
+	}
 	return nil
 }
 func (f *fakeEngine) Resync(context.Context) error        { f.note("resync"); return nil }
@@ -226,6 +231,16 @@ func TestNewerRoleSupersedesARunningCommit(t *testing.T) {
 	settles(t, e, "configure:SG role:MASTER commit")
 	r.role(t, vrrpwatch.Backup)
 	settles(t, e, "configure:SG role:MASTER commit role:BACKUP purge request")
+}
+
+// TestNewerRoleDoesNotLeaveAnEmptyCache: what was flushed is refilled first.
+func TestNewerRoleDoesNotLeaveAnEmptyCache(t *testing.T) {
+	r := newRig(t)
+	e := r.engine(t)
+	r.answers(t)
+	e.onFlush = func() { r.role(t, vrrpwatch.Backup) }
+	r.role(t, vrrpwatch.Master)
+	settles(t, e, "configure:SG role:MASTER commit flush:both resync role:BACKUP purge request")
 }
 
 func TestCrashDuringATakeOverRunsItAgain(t *testing.T) {
