@@ -104,6 +104,9 @@ func peer(p *stats.Peer) string {
 	case p.InSync == nil || !p.Alive: // what was proven before it fell silent says nothing
 	case *p.InSync:
 		s += ", in sync"
+		if p.ProvenMS > 0 {
+			s += ", proven " + ago(p.ProvenMS) + " ago"
+		}
 	case p.Differing == 0:
 		s += ", NOT proven equal"
 	default:

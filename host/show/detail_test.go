@@ -46,10 +46,12 @@ func TestCommitReport(t *testing.T) {
 
 func TestDiff(t *testing.T) {
 	var b bytes.Buffer
-	no := false
+	no, yes := false, true
 	err := Diff(&b, stats.Diff{View: &stats.View{Differing: 2, Entries: 77, Repaired: 5, Epoch: 3},
 		Peers: []stats.Peer{{Address: "192.0.2.1", Protocol: "native", Software: "conntrack-sync 0.2.0", Alive: true, LastHeardMS: 100, Role: "MASTER",
-			Epoch: 3, InSync: &no, Differing: 2, LagP50MS: 0.4, LagP99MS: 2}},
+			Epoch: 3, InSync: &no, Differing: 2, LagP50MS: 0.4, LagP99MS: 2},
+			{Address: "192.0.2.3", Protocol: "native", Software: "conntrack-sync 0.2.0", Alive: true, LastHeardMS: 100, Role: "BACKUP",
+				Unacked: 12, BehindMS: 7, InSync: &yes, ProvenMS: 400, LagP50MS: 0.4, LagP99MS: 2}},
 		Found: []stats.Difference{{At: "2021-12-24T10:34:36Z", Kind: "missing", Flow: entry(0, 6, "10.77.0.1", "10.77.0.2", 33018, 5000, 0, 0)},
 			{At: "2021-12-24T10:34:36Z", Kind: "stale", Flow: entry(0, 17, "fd77::1", "fd77::2", 1, 2, 0, 0)}}})
 	if err != nil {

@@ -90,6 +90,9 @@ func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
 		}
 	case wire.MsgBeat:
 		if b, ok := wire.ParseBeat(m.Body); ok && e.noteEpoch(b.MaxEpoch) {
+			if b.InSync && (!l.beat.InSync || b.Proven != l.beat.Proven) {
+				l.proven = now
+			}
 			l.beat = b
 			n := e.neighbour(now, l.addr)
 			n.high, n.release = b.High, b.Release

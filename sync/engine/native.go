@@ -64,6 +64,7 @@ type life struct {
 	role    uint8
 	epoch   uint32
 	beat    wire.Beat
+	proven  time.Time // when it last said that its view was proven anew
 	routes  []wire.RouteWord
 	handles []cache.Ref // of its flows in the external cache, by its handles
 }

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -97,5 +98,25 @@ func TestARepeatedEnd(t *testing.T) {
 	eventually(t, "the view", mirrors(t, a, b))
 	if s := statistics(t, a); s.Drops["repeated_ends"] != 1 || s.Main.CacheInternal.Active != 2 {
 		t.Errorf("%+v %v", s.Main.CacheInternal, s.Drops)
+	}
+}
+
+// TestNativeProofIsShown: both ends say of the other that it is in sync, since when
+// that was proven, and how long reports take.
+func TestNativeProofIsShown(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	churn(nodes[0], 0, 500)
+	for i, n := range nodes {
+		eventually(t, "the proof", func() error {
+			p := status(t, n).Peers
+			if len(p) != 1 || p[0].InSync == nil || !*p[0].InSync || p[0].ProvenMS == 0 || p[0].ProvenMS > 5000 {
+				return fmt.Errorf("%+v", p)
+			}
+			if i == 0 && (p[0].LagP50MS == 0 || p[0].LagP99MS < p[0].LagP50MS || p[0].Role != "BACKUP") {
+				return fmt.Errorf("%+v", p)
+			}
+			return nil
+		})
 	}
 }

@@ -187,12 +187,21 @@ func (e *Engine) peers(now time.Time) (all []stats.Peer) {
 		switch {
 		case e.role != master && p.ID == e.own.followed:
 			x.InSync, x.Differing = new(e.own.proof.fresh(now)), e.own.proof.differing
+			sinceProof(&x, now, e.own.proof.at)
 		case l.beat.Follows == e.own.session.ID:
 			x.InSync, x.Differing = new(l.beat.InSync && p.Alive(now)), int(l.beat.Differing)
+			sinceProof(&x, now, l.proven)
 		}
 		all = append(all, x)
 	}
 	return all
+}
+
+// sinceProof says when the peer's view, or ours of its, was last proven equal.
+func sinceProof(x *stats.Peer, now, at time.Time) {
+	if *x.InSync && !at.IsZero() {
+		x.ProvenMS = max(1, now.Sub(at).Milliseconds())
+	}
 }
 
 func (e *Engine) view(now time.Time) *stats.View {

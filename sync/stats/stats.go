@@ -184,6 +184,7 @@ type Peer struct {
 	// absent between nodes of which neither follows the other.
 	InSync    *bool   `json:"in_sync,omitempty"`
 	Differing int     `json:"differing,omitempty"` // buckets of 4096, at the last comparison
+	ProvenMS  int64   `json:"proven_ms,omitempty"` // since the last proof, where in sync
 	BehindMS  int64   `json:"behind_ms,omitempty"` // since the oldest of the unacknowledged messages was sent
 	LagP50MS  float64 `json:"lag_p50_ms,omitempty"`
 	LagP99MS  float64 `json:"lag_p99_ms,omitempty"`
