@@ -35,7 +35,7 @@ const asn = 65001
 
 // newServer is a BGP server without sockets of BGP's; listen, where it is not "",
 // is where its API listens.
-func newServer(t *testing.T, listen string) *server.BgpServer {
+func newServer(t testing.TB, listen string) *server.BgpServer {
 	t.Helper()
 	opts := []server.ServerOption{server.LoggerOption(quiet{})}
 	if listen != "" {
@@ -51,7 +51,7 @@ func newServer(t *testing.T, listen string) *server.BgpServer {
 	return s
 }
 
-func startBGP(t *testing.T, s *server.BgpServer) {
+func startBGP(t testing.TB, s *server.BgpServer) {
 	t.Helper()
 	g := &api.Global{Asn: asn, RouterId: "192.0.2.1", ListenPort: -1}
 	if err := s.StartBgp(t.Context(), &api.StartBgpRequest{Global: g}); err != nil {
@@ -111,7 +111,7 @@ func routes(prefixes ...string) *conf.BGP {
 }
 
 // run starts a Router on a speaker; nil: the one of the configuration.
-func run(t *testing.T, c *conf.BGP, s Speaker) (*Router, *world, func()) {
+func run(t testing.TB, c *conf.BGP, s Speaker) (*Router, *world, func()) {
 	t.Helper()
 	w := &world{wake: make(chan struct{}), state: State{Conf: c, Groups: []Group{{Name: "SG", Input: Input{Engine: true}}}}}
 	r := New(Options{Speaker: s, verify: 100 * time.Millisecond})
