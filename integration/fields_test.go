@@ -375,3 +375,26 @@ func TestFields(t *testing.T) {
 		}
 	}
 }
+
+// TestMasqueradeSurvivesItsInterface: the active's outer interface is taken down,
+// whereupon its kernel ends every flow masqueraded there.
+func TestMasqueradeSurvivesItsInterface(t *testing.T) {
+	l := newLab(t, lab.Options{Config: [2]string{everything(), everything()}})
+	prepareKinds(t, l)
+	rs := startPair(t, l)
+	h := must[*lab.Hold](t)(l.StartHoldFrom(lab.ClientAddr, masqueraded, 8081, 6))
+	defer h.Close()
+	wait(t, "6 flows on the standby", func() (bool, error) {
+		_, ex, err := l.R[1].Active()
+		return ex == 6, err
+	})
+	must[string](t)(l.R[0].Run("ip", "link", "set", "wan0", "down"))
+	waitRole(t, l.R[1], "MASTER")
+	if r := must[lab.Held](t)(h.Round()); r.OK != 6 {
+		t.Errorf("after the take-over: %v", r.Failed)
+	}
+	s := must[stats.Statistics](t)(l.R[0].Statistics())
+	if s.Drops["ended_with_address"] != 6 || !strings.Contains(rs[0].sync.Output(), "are kept for the other router") {
+		t.Errorf("the ends were not kept back: %v", s.Drops)
+	}
+}
