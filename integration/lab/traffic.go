@@ -34,7 +34,7 @@ func Main() {
 	os.Exit(0)
 }
 
-var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast, "users": users,
+var programs = map[string]func([]string) error{"serve": serve, "download": download, "hold": hold, "blast": blast, "users": users, "observe": observe, "plant": plant,
 	"sniff": sniff, "raw": rawSocket, "measure": measure, "ftp-server": ftpServer, "ftp-client": ftpClient, "hub": runHub, "churn": churn, "states": states}
 
 // program is this binary as one of the lab's programs.

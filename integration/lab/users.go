@@ -456,12 +456,14 @@ func seen(c net.Conn) (port string, err error) {
 			return "", err
 		}
 		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		n := 0
-		if n, err = c.Read(b); err != nil {
-			continue
-		}
-		if back, port, ok := strings.Cut(string(b[:n]), " "); ok && back == word {
-			return port, nil
+		for { // late answers to earlier words come first
+			n := 0
+			if n, err = c.Read(b); err != nil {
+				break
+			}
+			if back, port, ok := strings.Cut(string(b[:n]), " "); ok && back == word {
+				return port, nil
+			}
 		}
 	}
 	return "", fmt.Errorf("no answer: %w", err)

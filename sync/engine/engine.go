@@ -267,7 +267,12 @@ func (e *Engine) Ping(context.Context) error {
 
 // SetRole remembers the role of a sync group.
 func (e *Engine) SetRole(_ context.Context, group, role string) error {
-	defer e.applyGuard()
+	if role == master {
+		// It stands as far as it must already; the commit need not wait for it.
+		defer e.spawn(e.life, "raising the guard", func(context.Context) error { e.applyGuard(); return nil })
+	} else {
+		defer e.applyGuard()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.role != role {

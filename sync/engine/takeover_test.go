@@ -134,6 +134,9 @@ func TestGuardFollowsTheRole(t *testing.T) {
 	release := b.table.HoldApply()
 	b.table.SetLocal(ownAddr, lanVIP)
 	eventually(t, "the window", g.is("window"))
+	if st, err := b.Status(t.Context()); err != nil || !st.Commit.Running || st.Commit.Total != 100 || st.Commit.Trigger != "virtual address" {
+		t.Errorf("while it runs: %+v, %v", st.Commit, err)
+	}
 	release()
 	eventually(t, "the early commit", tableHas(b, 100))
 	eventually(t, "the end of the window", g.is("up"))
@@ -177,9 +180,7 @@ func TestGuardWithoutTheAddressEvent(t *testing.T) {
 	_, b, g := guarded(t, 10)
 	b.role(t, "BACKUP")
 	b.role(t, "MASTER")
-	if err := g.is("window")(); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "the window", g.is("window"))
 	if done, err := b.Commit(t.Context()); err != nil || done.Created != 10 || done.Early != 0 {
 		t.Errorf("commit %+v, %v", done, err)
 	}
