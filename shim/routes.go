@@ -46,7 +46,8 @@ func (c *Client) Routes(ctx context.Context) (stats.Routes, error) {
 	return get[stats.Routes](ctx, c, http.MethodGet, "/routes")
 }
 
-// tellRoutes brings the words to the engine.
+// tellRoutes brings the words to the engine: also to a new one, and again after each
+// commit, since the engine takes a word back by itself when a reign ends.
 func (s *Shim) tellRoutes(ctx context.Context) error {
 	var told []stats.RouteWord
 	served := 0
@@ -54,9 +55,14 @@ func (s *Shim) tellRoutes(ctx context.Context) error {
 		var (
 			e      contract.Engine
 			words  []stats.RouteWord
-			serial int
+			serial int // of the engine and of the reigns
 		)
-		wake := s.view(func() { e, words, serial = s.engine, s.words, s.serial })
+		wake := s.view(func() {
+			e, words, serial = s.engine, s.words, s.serial
+			for _, g := range s.groups {
+				serial += g.taken
+			}
+		})
 		if e != nil && words != nil && (served != serial || !slices.Equal(told, words)) {
 			call, cancel := context.WithTimeout(ctx, time.Second)
 			err := e.Announce(call, words)

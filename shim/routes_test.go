@@ -57,6 +57,14 @@ func TestRouteState(t *testing.T) {
 		}
 	}
 	told(e)
+	// Roles may come and go before the routes notice: the engine, which took the word
+	// back meanwhile, is told again what did not change.
+	e.mu.Lock()
+	e.calls, e.hold = nil, nil
+	e.mu.Unlock()
+	r.role(t, vrrpwatch.Backup)
+	r.role(t, vrrpwatch.Master)
+	told(e)
 	close(e.gone)
 	routesBecome(t, r, "the engine is gone", func(g RouteGroup) bool { return !g.Engine && g.Role == "MASTER" && g.Committed })
 	told(r.engine(t))
