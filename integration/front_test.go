@@ -115,6 +115,9 @@ func shape(what, out string) string {
 		if strings.HasPrefix(what, "-e") { // which conntrackd's protocol does not carry
 			out = anyKey.ReplaceAllString(out, "dstkey${1}K")
 		}
+		// That a flow has no mark is known or not: events do not say so, a look at the
+		// kernel's table does, and each program looks when it likes.
+		out = strings.NewReplacer("mark=0 ", "", "<mark>0</mark>", "").Replace(out)
 		lines := strings.Split(anySeconds.ReplaceAllString(out, "active since Ns"), "\n")
 		slices.Sort(lines)
 		return strings.Join(lines, "\n")

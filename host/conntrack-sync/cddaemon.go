@@ -76,6 +76,7 @@ func (o *options) cdServe(ctx context.Context, a *cdArgs, file *conntrackdconf.R
 			}
 		}()
 	}
+	awaitCorpse(ctx, a.runDir, file.LockFile)
 	unlock, err := cdLock(file)
 	if err != nil {
 		return err
@@ -122,6 +123,22 @@ func awaitService(ctx context.Context, runDir string) bool {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return false
+}
+
+// corpseWait is how long the kernel may take to free the locks of a daemon that
+// was killed and answers no more.
+const corpseWait = 3 * time.Second
+
+// awaitCorpse waits while locks are held and nobody answers.
+func awaitCorpse(ctx context.Context, runDir, lockFile string) {
+	for deadline := time.Now().Add(corpseWait); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if !isLocked(lockFile) && !isLocked(filepath.Join(runDir, "lock")) {
+			return
+		}
+		if _, err := shim.Dial(runDir).Status(ctx); !errors.Is(err, shim.ErrNotRunning) {
+			return
+		}
+	}
 }
 
 // cdLock makes conntrackd's lock file, for scripts that look for it. One that a

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/conf/conntrackdconf"
 )
@@ -153,4 +154,20 @@ func TestStartFromAFileThatCannotBeUsed(t *testing.T) {
 	if _, err := os.Stat(dir + "/lock"); !os.IsNotExist(err) {
 		t.Errorf("the lock file is left: %v", err)
 	}
+}
+
+// TestLocksOfAKilledDaemon are freed a moment after it answers no more.
+func TestLocksOfAKilledDaemon(t *testing.T) {
+	dir := t.TempDir()
+	file := &conntrackdconf.Result{LockFile: dir + "/lockfile"}
+	unlock, err := cdLock(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, unlock)
+	awaitCorpse(t.Context(), dir, file.LockFile)
+	if unlock, err = cdLock(file); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }
