@@ -196,7 +196,9 @@ func (l *Lab) SyncCable(i int) error {
 	errs := []error{err}
 	for k, r := range l.R {
 		for _, args := range [][]string{
-			{"link", "set", dev, "up"},
+			// A train of datagrams is cut up before the device, as for most
+			// network cards, so that a sniffer sees datagrams.
+			{"link", "set", dev, "up", "gso_max_segs", "1"},
 			{"addr", "add", SyncAddr(i, k) + "/26", "dev", dev},
 			{"addr", "add", SyncAddr6(i, k) + "/64", "dev", dev, "nodad"},
 		} {

@@ -130,6 +130,7 @@ func (e *Engine) frame(now time.Time, write func(b []byte) []byte) {
 		if o.framer.Keep(write(o.framer.Buf())) {
 			return
 		}
+		o.framer.Fill()
 		e.closeFrame(now)
 	}
 }

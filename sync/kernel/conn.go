@@ -145,7 +145,7 @@ func newReader(nl syscall.Conn, n, size int) (*reader, error) {
 func (r *reader) read(poll bool) (n int, err error) {
 	var errno unix.Errno
 	rerr := r.raw.Read(func(fd uintptr) bool {
-		k, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		k, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		n, errno = int(k), e
 		if e == unix.EINTR {
 			n, errno = 0, 0

@@ -24,6 +24,11 @@ type eventSocket struct {
 	poll  syscall.RawConn
 	timer *os.File // a timer descriptor: the runtime's timers wake twice
 	tick  syscall.RawConn
+
+	// What system calls read and write; here, since a stack may move.
+	spec unix.ItimerSpec
+	left [8]byte
+	ev   unix.EpollEvent
 }
 
 func openEvents() (*eventSocket, error) {
@@ -98,38 +103,51 @@ func (s *eventSocket) SetReadDeadline(t time.Time) error {
 	return errors.Join(s.gate.SetReadDeadline(t), s.timer.SetReadDeadline(t))
 }
 
+var armed = unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
+
+// quick makes a system call that never waits, without telling the scheduler: that
+// would wake its monitor thread each time the process had been idle, which costs
+// more than the call.
+func quick(call, a, b, c, d uintptr) error {
+	if _, _, e := unix.RawSyscall6(call, a, b, c, d, 0, 0); e != 0 {
+		return e
+	}
+	return nil
+}
+
 // wait returns when there is something to read.
 func (s *eventSocket) wait() error {
 	err := s.control(func(fd int) error {
 		return s.onGate(func(ep int) error {
-			return unix.EpollCtl(ep, unix.EPOLL_CTL_MOD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
+			return quick(unix.SYS_EPOLL_CTL, uintptr(ep), unix.EPOLL_CTL_MOD, uintptr(fd), uintptr(unsafe.Pointer(&armed)))
 		})
 	})
 	if err != nil {
 		return err
 	}
-	var ev [1]unix.EpollEvent
 	var perr error
 	err = s.poll.Read(func(ep uintptr) bool {
-		var n int
-		n, perr = unix.EpollWait(int(ep), ev[:], 0) // which disarms it
-		return n > 0 || perr != nil && perr != unix.EINTR
+		// This disarms it.
+		n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, ep, uintptr(unsafe.Pointer(&s.ev)), 1, 0, 0, 0)
+		if e != 0 && e != unix.EINTR {
+			perr = e
+		}
+		return perr != nil || e == 0 && n > 0
 	})
 	return errors.Join(err, perr)
 }
 
 // sleep waits whatever arrives.
 func (s *eventSocket) sleep(d time.Duration) error {
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(d.Nanoseconds())}
-	var left [8]byte
+	s.spec.Value = unix.NsecToTimespec(d.Nanoseconds())
 	var serr error
 	set := false
 	err := s.tick.Read(func(fd uintptr) bool {
 		if !set {
-			serr, set = unix.TimerfdSettime(int(fd), 0, &spec, nil), true
+			serr, set = quick(unix.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&s.spec)), 0), true
 			return serr != nil
 		}
-		_, rerr := unix.Read(int(fd), left[:])
+		rerr := quick(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&s.left)), uintptr(len(s.left)), 0)
 		return rerr != unix.EAGAIN && rerr != unix.EINTR
 	})
 	return errors.Join(err, serr)

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
 )
 
 // Send sends the datagrams in order. It waits at most 50 ms for room in the
@@ -23,26 +20,30 @@ func (c *Conn) Send(datagrams [][]byte) error {
 		return err
 	}
 	for len(datagrams) > 0 {
-		n := min(len(datagrams), len(c.msgs))
-		for i := range n {
-			c.msgs[i].Buffers[0] = datagrams[i]
+		c.pack(datagrams)
+		k, err := c.out.write()
+		sent := 0
+		for _, m := range c.out.msgs[:k] {
+			for _, d := range m {
+				c.count.bytesSent.Add(uint64(len(d)))
+			}
+			sent += len(m)
 		}
-		k, err := c.out.WriteBatch(c.msgs[:n], 0)
-		k = max(k, 0)
-		for i := range k {
-			c.count.bytesSent.Add(uint64(len(datagrams[i])))
-		}
-		c.count.packetsSent.Add(uint64(k))
-		if err != nil && k == 0 {
-			// The first of the rest is the one that failed; the others are
-			// tried on their own.
-			c.count.errorsSent.Add(1)
-			k = 1
+		c.count.packetsSent.Add(uint64(sent))
+		if err != nil {
+			if len(c.out.msgs[0]) > 1 && !errors.Is(err, os.ErrDeadlineExceeded) {
+				c.noTrains = true // perhaps this kernel or device cannot
+				continue
+			}
+			// The first of the rest is what failed; the others are tried on
+			// their own.
+			sent = len(c.out.msgs[0])
+			c.count.errorsSent.Add(uint64(sent))
 			if first == nil {
 				first = fmt.Errorf("send to %s: %w", c.to, err)
 			}
 		}
-		datagrams = datagrams[k:]
+		datagrams = datagrams[sent:]
 	}
 	return first
 }
@@ -56,7 +57,10 @@ func (c *Conn) Receive(ctx context.Context, fn func(batch [][]byte, from []netip
 	var mu sync.Mutex
 	errs := make([]error, len(c.recv))
 	for i, s := range c.recv {
-		r := newReceiver(c, s)
+		r, err := newReceiver(c, s)
+		if err != nil {
+			return errors.Join(err, ctx.Err())
+		}
 		stop := context.AfterFunc(ctx, func() { _ = s.SetReadDeadline(time.Unix(1, 0)) })
 		wg.Go(func() {
 			defer cancel()
@@ -75,27 +79,19 @@ func (c *Conn) Receive(ctx context.Context, fn func(batch [][]byte, from []netip
 // receiver reads one socket with buffers of its own.
 type receiver struct {
 	c    *Conn
-	in   batchConn
-	msgs []ipv4.Message
+	in   *incoming
 	got  [][]byte
 	from []netip.AddrPort
 }
 
-func newReceiver(c *Conn, s *net.UDPConn) *receiver {
-	r := &receiver{c: c, msgs: make([]ipv4.Message, batch)}
-	r.in = ipv4.NewPacketConn(s)
-	if !c.target().Is4() {
-		r.in = ipv6.NewPacketConn(s)
-	}
-	for i := range r.msgs {
-		r.msgs[i].Buffers = [][]byte{make([]byte, datagram)}
-	}
-	return r
+func newReceiver(c *Conn, s *net.UDPConn) (*receiver, error) {
+	in, err := newIncoming(s, c.dev.Name)
+	return &receiver{c: c, in: in}, err
 }
 
 func (r *receiver) run(ctx context.Context, fn func([][]byte, []netip.AddrPort)) error {
 	for {
-		n, err := r.in.ReadBatch(r.msgs, 0)
+		n, err := r.in.read()
 		switch {
 		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return ctx.Err()
@@ -108,7 +104,7 @@ func (r *receiver) run(ctx context.Context, fn func([][]byte, []netip.AddrPort))
 		}
 		r.got, r.from = r.got[:0], r.from[:0]
 		for i := range n {
-			r.take(&r.msgs[i])
+			r.take(r.in.datagram(i))
 		}
 		if len(r.got) > 0 {
 			fn(r.got, r.from)
@@ -129,20 +125,14 @@ func pause(ctx context.Context) bool {
 	}
 }
 
-func (r *receiver) take(m *ipv4.Message) {
-	ua, ok := m.Addr.(*net.UDPAddr)
-	if !ok {
-		return
-	}
-	from := ua.AddrPort()
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+func (r *receiver) take(b []byte, from netip.AddrPort, cut bool) {
 	r.c.count.packetsRecv.Add(1)
-	r.c.count.bytesRecv.Add(uint64(m.N))
-	if why, bad := r.c.refuse(from.Addr(), m.Flags&unix.MSG_TRUNC != 0); bad {
+	r.c.count.bytesRecv.Add(uint64(len(b)))
+	if why, bad := r.c.refuse(from.Addr(), cut); bad {
 		r.c.count.refused[why].Add(1)
 		return
 	}
-	r.got = append(r.got, m.Buffers[0][:m.N])
+	r.got = append(r.got, b)
 	r.from = append(r.from, from)
 }
 

@@ -45,10 +45,11 @@ type Conn struct {
 	send  *net.UDPConn
 	to    *net.UDPAddr
 	recv  []*net.UDPConn
-	out   batchConn
-	msgs  []ipv4.Message
-	mtu   atomic.Int64
-	count *Counters
+	out   *outgoing
+	// noTrains is set when the kernel would not take several datagrams as one.
+	noTrains bool
+	mtu      atomic.Int64
+	count    *Counters
 }
 
 // Counters of an interface outlive its sockets: those of an interface that
@@ -72,13 +73,6 @@ const (
 
 func (r refusal) String() string {
 	return [...]string{"foreign_source", "own_datagram", "too_large"}[r]
-}
-
-// batchConn is what ipv4.PacketConn and ipv6.PacketConn share; their Message
-// is the same type.
-type batchConn interface {
-	ReadBatch([]ipv4.Message, int) (int, error)
-	WriteBatch([]ipv4.Message, int) (int, error)
 }
 
 const (
@@ -150,25 +144,18 @@ func (c *Conn) openSender() error {
 	}
 	c.send = s
 	c.to = net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.zoned(c.target()), c.cfg.Port))
-	c.msgs = make([]ipv4.Message, batch)
-	for i := range c.msgs {
-		c.msgs[i].Buffers = make([][]byte, 1)
-		c.msgs[i].Addr = c.to
+	if c.out, err = newOutgoing(s, c.to, c.dev.Index); err != nil {
+		return fmt.Errorf("open the sending socket: %w", err)
+	}
+	if !c.multicast() {
+		return nil
 	}
 	if c.target().Is4() {
 		p := ipv4.NewPacketConn(s)
-		c.out = p
-		if c.multicast() {
-			return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastTTL(1), p.SetMulticastLoopback(false))
-		}
-		return nil
+		return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastTTL(1), p.SetMulticastLoopback(false))
 	}
 	p := ipv6.NewPacketConn(s)
-	c.out = p
-	if c.multicast() {
-		return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastHopLimit(1), p.SetMulticastLoopback(false))
-	}
-	return nil
+	return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastHopLimit(1), p.SetMulticastLoopback(false))
 }
 
 func (c *Conn) openReceivers() error {

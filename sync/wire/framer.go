@@ -51,6 +51,14 @@ func (p *Framer) Keep(b []byte) (fits bool) {
 
 func padded(n int) int { return (n + 3) &^ 3 }
 
+// Fill pads the open frame to the length of a full one, so that full frames are of
+// one length: the kernel sends a train of such as one. Zeros end a frame.
+func (p *Framer) Fill() {
+	for full := min(p.Max, frameMax) &^ 3; len(p.cur) < full; {
+		p.cur = append(p.cur, 0)
+	}
+}
+
 // Close ends the open frame.
 func (p *Framer) Close() {
 	for len(p.cur)&3 != 0 {
