@@ -30,6 +30,7 @@ type Record struct {
 	State    State
 	Priority int
 	Stamp    time.Time // zero where the writer gave none
+	Order    Order     // of the writer's start; zero where it gave none
 }
 
 // KindScript marks a role that nobody told: it was read from what a script of
@@ -82,6 +83,9 @@ func ParseState(b []byte) (Record, error) {
 	}
 	if len(words) >= 4 {
 		r.Kind = strings.ToUpper(words[3])
+	}
+	if len(words) >= 5 {
+		r.Order = parseOrder(words[4])
 	}
 	return r, nil
 }

@@ -218,3 +218,43 @@ func TestWatchConf(t *testing.T) {
 		t.Errorf("removed: %q", got)
 	}
 }
+
+// TestOrderOfStartsWins over stamps, since a script may get to run late; and what
+// is written is newer for the reader all the same.
+func TestOrderOfStartsWins(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	write := func(s State, stamp time.Duration, o Order) Record {
+		t.Helper()
+		if err := Write(dir, Record{Kind: "GROUP", Name: "SG", State: s, Stamp: now.Add(stamp), Order: o}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := readState(filepath.Join(dir, "SG"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first := write(Master, time.Second, Order{100, 7})
+	if r := write(Backup, 0, Order{100, 8}); r.State != Backup || !r.Stamp.After(first.Stamp) {
+		t.Errorf("a later script that ran first: %+v", r)
+	}
+	if r := write(Fault, 2*time.Second, Order{100, 6}); r.State != Backup {
+		t.Errorf("an earlier script that ran last: %+v", r)
+	}
+	if r := write(Fault, 3*time.Second, Order{}); r.State != Fault {
+		t.Errorf("a writer without an order: %+v", r)
+	}
+	old := Record{Kind: "GROUP", Name: "SG", State: Master, Stamp: time.Unix(1000, 0), Order: Order{1 << 60, 1}}
+	if err := os.Remove(filepath.Join(dir, "SG")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(dir, old); err != nil {
+		t.Fatal(err)
+	}
+	if r := write(Backup, 0, Order{5, 5}); r.State != Backup {
+		t.Errorf("a file from before the machine was started: %+v", r)
+	}
+	if o := Started(); o.Ticks == 0 || o.PID != uint32(os.Getpid()) || parseOrder(o.String()) != o {
+		t.Errorf("this process: %+v", o)
+	}
+}

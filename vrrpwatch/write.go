@@ -9,7 +9,8 @@ import (
 
 // Write puts a record into its state file, for a notify script. Scripts of
 // consecutive transitions run at the same time, so the file is locked by name
-// and a record that is older than what stands there is dropped. The file
+// and a record that is older than what stands there is dropped: by the order in
+// which the scripts were started where it is known, else by stamp. The file
 // appears whole, by rename, and can be read by everybody whatever the umask,
 // which keepalived sets to 0177.
 func Write(dir string, r Record) error {
@@ -26,12 +27,20 @@ func Write(dir string, r Record) error {
 	}
 	path := filepath.Join(dir, r.Name)
 	if b, err := os.ReadFile(path); err == nil {
-		if old, err := ParseState(b); err == nil && old.Stamp.After(r.Stamp) {
-			return nil
+		if old, err := ParseState(b); err == nil {
+			if r.older(&old) {
+				return nil
+			}
+			if r.Order != (Order{}) {
+				r.Stamp = after(r.Stamp, old.Stamp) // the reader goes by stamps
+			}
 		}
 	}
-	return replace(dir, path, fmt.Appendf(nil, "%s %d %d.%09d %s\n",
-		r.State, r.Priority, r.Stamp.Unix(), r.Stamp.Nanosecond(), r.Kind))
+	line := fmt.Sprintf("%s %d %d.%09d %s", r.State, r.Priority, r.Stamp.Unix(), r.Stamp.Nanosecond(), r.Kind)
+	if r.Order != (Order{}) {
+		line += " " + r.Order.String()
+	}
+	return replace(dir, path, []byte(line+"\n"))
 }
 
 func replace(dir, path string, content []byte) error {

@@ -175,7 +175,7 @@ func notifyCommand(o *options) *cobra.Command {
 		if rec.Priority, err = strconv.Atoi(args[3]); err != nil {
 			return usageError{fmt.Errorf("priority %q is no number", args[3])}
 		}
-		rec.Kind, rec.Name, rec.Stamp = kind, args[1], o.now()
+		rec.Kind, rec.Name, rec.Stamp, rec.Order = kind, args[1], o.now(), vrrpwatch.Started()
 		err = vrrpwatch.Write(stateDir, rec)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w; conntrack-sync run creates the directory when it starts, --state-dir names another", err)
