@@ -173,12 +173,14 @@ func (r *Router) turn(ctx context.Context, st *State) (wake time.Time) {
 	if !l.up || r.served != l.serial {
 		return wake
 	}
-	if now.Sub(r.verify) >= r.opt.verify {
+	ok := r.assert(ctx, l) // first: a take-over waits for no look
+	if ok && now.Sub(r.verify) >= r.opt.verify {
 		r.look(ctx)
 		r.verify = now
+		ok = r.assert(ctx, l)
 	}
-	if !r.assert(ctx, l) {
-		wake = earliest(wake, now.Add(reconnectMax))
+	if !ok {
+		return earliest(wake, now.Add(reconnectMax))
 	}
 	return earliest(wake, r.verify.Add(r.opt.verify))
 }
