@@ -107,7 +107,7 @@ func delivered(t *testing.T, n *lab.Node, was map[flow.Key]flow.Flow) {
 			return false, fmt.Errorf("%+v %w", s.Peers, err)
 		}
 		mine, err := n.Cache("internal")
-		diffs := compare(was, clients(mine), nil)
+		diffs := compare(was, clients(mine), opening)
 		return err == nil && len(diffs) == 0, fmt.Errorf("%s", strings.Join(diffs, "\n"))
 	})
 }
@@ -118,6 +118,8 @@ func version1(byConntrackd bool) losses {
 	return func(f *flow.Flow, field string) string {
 		proto := f.Orig.Proto
 		switch {
+		case opening(f, field) != "":
+			return opening(f, field)
 		case field == "itself" && proto == flow.ProtoUDPLite:
 			return "ports of UDP-Lite do not travel"
 		case field == "itself" && proto == flow.ProtoGRE:

@@ -182,12 +182,9 @@ func (e *encoder) update(seq uint32, f *flow.Flow, status uint32) {
 	e.zone(f)
 	e.u32(ctaStatus, status|f.Status&(flow.StatusSeenReply|flow.StatusAssured))
 	e.u32(ctaMark, f.Mark) // also 0: what is there may have one of its own
-	timeout := f.Timeout
-	if f.Orig.Proto == flow.ProtoGRE && status&flow.StatusFixedTimeout != 0 {
-		timeout = max(timeout, greTimeout)
-	}
-	if f.Has&flow.HasTimeout != 0 && timeout != 0 {
-		e.u32(ctaTimeout, timeout)
+	// The kernel refuses to change a fixed timeout.
+	if f.Has&flow.HasTimeout != 0 && f.Timeout != 0 && status&flow.StatusFixedTimeout == 0 {
+		e.u32(ctaTimeout, f.Timeout)
 	}
 	e.common(f)
 	e.end()

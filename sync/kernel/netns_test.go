@@ -284,6 +284,24 @@ func TestMarkIsCleared(t *testing.T) {
 	})
 }
 
+// TestGREIsUpdatedInPlace although its timeout is fixed.
+func TestGREIsUpdatedInPlace(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		f := flow.Flow{Orig: flow.MakeTuple(flow.ProtoGRE, client, server, 0, 0),
+			Has: flow.HasStatus | flow.HasTimeout | flow.HasReply, Timeout: 30, Status: flow.StatusConfirmed}
+		f.Reply = f.Orig.Inverse()
+		upsert(t, c, f)
+		f.Status |= flow.StatusSeenReply | flow.StatusAssured
+		if done := upsert(t, c, f); done.Updated != 1 || done.Recreated != 0 {
+			t.Errorf("%+v", done)
+		}
+		if got := dump(t, c)[f.Key()]; got.Status&flow.StatusAssured == 0 || got.Timeout < 3600 {
+			t.Errorf("status %#x, timeout %d", got.Status, got.Timeout)
+		}
+	})
+}
+
 func TestAnotherTranslationIsRecreated(t *testing.T) {
 	inNetns(t, func() {
 		c := open(t)
