@@ -93,8 +93,10 @@ func committed(t *testing.T, n *lab.Node) {
 	t.Helper()
 	waitRole(t, n, "MASTER")
 	wait(t, "the commit", func() (bool, error) {
-		s, err := n.Status()
-		return err == nil && s.Commit != nil && s.Commit.Trigger == "MASTER" && !s.Commit.Running, err
+		b, err := os.ReadFile(n.Dir + "/conntrack-sync.log")
+		log := string(b)
+		at := strings.LastIndex(log, "transitioning to MASTER")
+		return at >= 0 && strings.Contains(log[at:], `msg="step done" step="flush both caches"`), err
 	})
 }
 
@@ -122,6 +124,8 @@ func version1(byConntrackd bool) losses {
 			return opening(f, field)
 		case field == "itself" && proto == flow.ProtoUDPLite:
 			return "ports of UDP-Lite do not travel"
+		case field == "itself" && byConntrackd && f.Reply.DstAddr().String() == masquerade:
+			return "conntrackd may tell of the end that comes with the address before we have taken over"
 		case field == "itself" && proto == flow.ProtoGRE:
 			return "keys of GRE do not travel"
 		case field == "reply" && f.Orig.IsICMP() && f.Reply.Sport != f.Orig.Sport:
@@ -196,12 +200,6 @@ func TestFieldsFromConntrackd(t *testing.T) {
 	must[*lab.Process](t)(l.Serve())
 	k := startKinds(t, l)
 	was := waitEqual(t, l.R[0], l.R[1], version1(true))
-	for key, f := range was {
-		// conntrackd tells of the end that comes with the address.
-		if f.Reply.DstAddr().String() == masquerade {
-			delete(was, key)
-		}
-	}
 	_ = keepalived[0].Stop()
 	waitRole(t, l.R[1], "MASTER")
 	committed(t, l.R[1])

@@ -333,12 +333,7 @@ func TestFields(t *testing.T) {
 	})
 
 	_ = rs[0].keepalived.Stop()
-	waitRole(t, l.R[1], "MASTER")
-	wait(t, "the commit", func() (bool, error) {
-		_, ex, err := l.R[1].Active()
-		s, err2 := l.R[1].Status()
-		return err == nil && err2 == nil && ex == 0 && s.Commit != nil && s.Commit.ExpectsWritten == 2, fmt.Errorf("%+v", s.Commit)
-	})
+	committed(t, l.R[1])
 	s := must[stats.Status](t)(l.R[1].Status())
 	if len(s.Commit.Refused) > 0 {
 		t.Errorf("refused: %v", s.Commit.Refused)
@@ -356,12 +351,7 @@ func TestFields(t *testing.T) {
 	strict(t, l.R[0])
 	gone := must[*lab.Process](t)(l.R[0].Start("destroyed", "conntrack", "-E", "-e", "DESTROY"))
 	rs[0].keepalived = must[*lab.Process](t)(l.R[0].StartKeepalived())
-	waitRole(t, l.R[0], "MASTER")
-	wait(t, "the commit", func() (bool, error) {
-		_, ex, err := l.R[0].Active()
-		s, err2 := l.R[0].Status()
-		return err == nil && err2 == nil && ex == 0 && s.Commit != nil && s.Commit.Entries >= len(was), fmt.Errorf("%+v", s.Commit)
-	})
+	committed(t, l.R[0])
 	s = must[stats.Status](t)(l.R[0].Status())
 	t.Logf("the commit onto the old table: %+v", *s.Commit)
 	if diffs := compare(was, table(t, l.R[0]), opening); len(diffs) > 0 {
