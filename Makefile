@@ -67,11 +67,11 @@ install:
 	install -m 644 packaging/examples/* packaging/keepalived/* $(docs)/examples/
 
 # The comparison with conntrackd, as root: QUICK=1 is short, PARTS=udp,bulk only
-# some, DOCS=docs writes the table into docs/BENCHMARKS.md.
+# some, RATES=20,60 those thousands of UDP flows/s, DOCS=docs writes the table into docs/BENCHMARKS.md.
 bench: install-tools build
 	$(GO) build -trimpath -o $(BIN)/bench-run ./integration/bench
 	$(BIN)/bench-run -v -bin $(BIN) -out $(BIN)/bench $(if $(QUICK),-quick) $(if $(PARTS),-parts $(PARTS)) \
-	  $(if $(SYSTEMS),-systems $(SYSTEMS)) $(if $(REPEAT),-repeat $(REPEAT)) $(if $(DOCS),-docs $(DOCS))
+	  $(if $(SYSTEMS),-systems $(SYSTEMS)) $(if $(REPEAT),-repeat $(REPEAT)) $(if $(RATES),-rates $(RATES)) $(if $(DOCS),-docs $(DOCS))
 
 # The hot path alone, without root; compare two runs with benchstat.
 bench-micro:

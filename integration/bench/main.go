@@ -22,6 +22,7 @@ type plan struct {
 	parts   []string
 	systems []string
 	repeat  int
+	rated   bool   // other rates than usual
 	rates   []int  // thousands of UDP flows a second
 	bin     string // directory of our binaries
 	out     string // directory of the results
@@ -55,6 +56,8 @@ func exit(err error) {
 	os.Exit(0)
 }
 
+const usualRates = "5,20,60,100"
+
 func parse(args []string) (*plan, error) {
 	p := &plan{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -64,12 +67,13 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.out, "out", "bin/bench", "directory of the results")
 	f.StringVar(&p.docs, "docs", "", "directory of BENCHMARKS.md, to be given the table")
 	f.BoolVar(&p.verbose, "v", false, "print each single figure")
-	rates := f.String("rates", "5,20,60,100", "thousands of flows a second of the part udp")
+	rates := f.String("rates", usualRates, "thousands of flows a second of the part udp")
 	names := f.String("parts", strings.Join(partNames(), ","), "what is measured")
 	systems := f.String("systems", strings.Join(systemNames, ","), "what is compared")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
+	p.rated = *rates != usualRates
 	for _, r := range strings.Split(*rates, ",") {
 		k, err := strconv.Atoi(r)
 		if err != nil {
@@ -100,9 +104,11 @@ func parse(args []string) (*plan, error) {
 	return p, nil
 }
 
-// run measures every part with every system in turn, and that as often as asked.
+// run measures every part with every system in turn, and that as often as asked. A
+// part that fails keeps no other from being measured.
 func run(p *plan) error {
 	r := newResults(p)
+	var errs []error
 	for i := range p.repeat {
 		for _, pt := range parts {
 			if !slices.Contains(p.parts, pt.name) {
@@ -110,12 +116,14 @@ func run(p *plan) error {
 			}
 			for _, s := range p.systems {
 				if err := measure(p, r, pt, s); err != nil {
-					return fmt.Errorf("%s, %s, run %d: %w", pt.name, s, i+1, err)
+					err = fmt.Errorf("%s, %s, run %d: %w", pt.name, s, i+1, err)
+					fmt.Fprintln(os.Stderr, "bench:", err)
+					errs = append(errs, err)
 				}
 			}
 		}
 	}
-	return r.write()
+	return errors.Join(append(errs, r.write())...)
 }
 
 func measure(p *plan, r *results, pt part, system string) (err error) {

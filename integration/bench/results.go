@@ -62,6 +62,12 @@ func command(p *plan) string {
 	if len(p.parts) < len(parts) {
 		c += " PARTS=" + strings.Join(p.parts, ",")
 	}
+	if len(p.systems) < len(systemNames) {
+		c += " SYSTEMS=" + strings.Join(p.systems, ",")
+	}
+	if p.rated {
+		c += " RATES=" + strings.Trim(strings.ReplaceAll(fmt.Sprint(p.rates), " ", ","), "[]")
+	}
 	return c
 }
 
