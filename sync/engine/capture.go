@@ -40,6 +40,9 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 			e.drops.repeatedEnds++
 			return
 		}
+		if !ev.Own {
+			e.endedHereAlone(&k)
+		}
 		if !e.endedByMove(now, r, &ev.Flow) {
 			e.captureDestroy(r, &ev.Flow)
 		}

@@ -77,3 +77,15 @@ func (e *Engine) watchMoved(now time.Time) {
 	clear(m.kept)
 	e.fill.wanted = "flows ended with their address"
 }
+
+// endedHereAlone is called when a flow has ended in this kernel. One of the peer's
+// that an early commit wrote here lives on all the same: the role's commit writes it
+// again.
+func (e *Engine) endedHereAlone(k *flow.Key) {
+	if e.role == master || e.direct() {
+		return
+	}
+	if r := e.external.Find(k); r != 0 && !e.external.Dirty(r) {
+		e.external.Soil(r)
+	}
+}
