@@ -322,12 +322,12 @@ func TestAcceptProtocol(t *testing.T) {
 // TestIgnoreAddress: flows whose real ends are ignored stay here: a client, a
 // server behind destination NAT, a prefix of IPv6.
 func TestIgnoreAddress(t *testing.T) {
-	config := everything() + "set service conntrack-sync ignore-address 10.1.0.11\n" +
+	config := everything() + "set service conntrack-sync ignore-address 10.1.0.12\n" +
 		"set service conntrack-sync ignore-address 203.0.113.96/27\nset service conntrack-sync ignore-address 2001:db8:9::/48\n"
 	l := newLab(t, lab.Options{Config: [2]string{config, config}})
 	allow(t, l)
 	ip := func(n *lab.Node, args ...string) { must[string](t)(n.Run(append([]string{"ip"}, args...)...)) }
-	ip(l.Client, "addr", "add", "10.1.0.11/24", "dev", "lan0")
+	ip(l.Client, "addr", "add", "10.1.0.12/24", "dev", "lan0")
 	ip(l.Client, "addr", "add", "2001:db8:9::10/64", "dev", "lan0", "nodad")
 	ip(l.Server, "addr", "add", "203.0.113.100/24", "dev", "wan0")
 	for _, r := range l.R {
@@ -335,7 +335,7 @@ func TestIgnoreAddress(t *testing.T) {
 	}
 	startPair(t, l)
 	for _, ping := range [][]string{
-		{"-I", "10.1.0.11", lab.ServerAddr}, // an ignored client
+		{"-I", "10.1.0.12", lab.ServerAddr}, // an ignored client
 		{"198.51.100.7"},                    // translated to an ignored server
 		{"203.0.113.100"},                   // the server itself
 		{"-6", "-I", "2001:db8:9::10", "-W", "1", lab.ServerAddr6}, // an ignored prefix; there is no way back
