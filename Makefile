@@ -71,7 +71,7 @@ install:
 bench: install-tools build
 	$(GO) build -trimpath -o $(BIN)/bench-run ./integration/bench
 	$(BIN)/bench-run -v -bin $(BIN) -out $(BIN)/bench $(if $(QUICK),-quick) $(if $(PARTS),-parts $(PARTS)) \
-	  $(if $(SYSTEMS),-systems $(SYSTEMS)) $(if $(REPEAT),-repeat $(REPEAT)) $(if $(RATES),-rates $(RATES)) $(if $(DOCS),-docs $(DOCS))
+	  $(if $(SYSTEMS),-systems $(SYSTEMS)) $(if $(REPEAT),-repeat $(REPEAT)) $(if $(RATES),-rates $(RATES)) $(if $(SIZE),-size $(SIZE)) $(if $(DOCS),-docs $(DOCS))
 
 # The hot path alone, without root; compare two runs with benchstat.
 bench-micro:

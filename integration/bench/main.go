@@ -22,6 +22,7 @@ type plan struct {
 	parts   []string
 	systems []string
 	repeat  int
+	sizes   []int  // of tables, in flows; none: as usual
 	rated   bool   // other rates than usual
 	rates   []int  // thousands of UDP flows a second
 	bin     string // directory of our binaries
@@ -68,6 +69,11 @@ func parse(args []string) (*plan, error) {
 	f.StringVar(&p.docs, "docs", "", "directory of BENCHMARKS.md, to be given the table")
 	f.BoolVar(&p.verbose, "v", false, "print each single figure")
 	rates := f.String("rates", usualRates, "thousands of flows a second of the part udp")
+	f.Func("size", "thousands of flows in a table, instead of the usual ones; may be repeated", func(v string) error {
+		k, err := strconv.Atoi(v)
+		p.sizes = append(p.sizes, 1000*k)
+		return err
+	})
 	names := f.String("parts", strings.Join(partNames(), ","), "what is measured")
 	systems := f.String("systems", strings.Join(systemNames, ","), "what is compared")
 	if err := f.Parse(args); err != nil {

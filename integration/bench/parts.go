@@ -225,6 +225,9 @@ func (t *trial) idle() error {
 }
 
 func (t *trial) sizes() []int {
+	if len(t.plan.sizes) > 0 {
+		return t.plan.sizes
+	}
 	if t.plan.quick {
 		return []int{200_000}
 	}
@@ -343,25 +346,36 @@ func (t *trial) insertFloor(n int) error {
 	return t.stops()
 }
 
-// watch runs something and returns how long the standby was busy with it, and what
-// it cost.
+// watch runs something and returns how long the sync link was busy with it, and what
+// it cost. Keepalives and digests do not count as busy.
 func (t *trial) watch(fn func() error) (busy time.Duration, c cost, err error) {
 	begun, before := time.Now(), t.spent()
 	if err := fn(); err != nil {
 		return 0, c, err
 	}
-	const step = 10 * time.Millisecond
-	last := t.standby.cpu()
-	for calm := 0; calm < 100; {
+	const step, some = 10 * time.Millisecond, 20_000
+	last := received(t.standby)
+	for calm := 0; calm < 200; {
 		time.Sleep(step)
-		now := t.standby.cpu()
-		if calm++; now-last > step/5 {
+		now := received(t.standby)
+		if calm++; now-last > some {
 			busy, calm = time.Since(begun), 0
 		}
 		last = now
 	}
 	a := t.spent()
 	return busy, cost{a.active - before.active, a.standby - before.standby, a.bytes - before.bytes, a.packets - before.packets}, nil
+}
+
+// received counts the bytes the program's sync interface has received.
+func received(p *process) (n float64) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", p.pid()))
+	for l := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(l), syncDev+":"); ok {
+			n, _ = strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		}
+	}
+	return n
 }
 
 // clean raises the rate until something is missing.

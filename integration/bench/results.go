@@ -65,6 +65,9 @@ func command(p *plan) string {
 	if len(p.systems) < len(systemNames) {
 		c += " SYSTEMS=" + strings.Join(p.systems, ",")
 	}
+	for _, n := range p.sizes {
+		c += fmt.Sprint(" SIZE=", n/1000)
+	}
 	if p.rated {
 		c += " RATES=" + strings.Trim(strings.ReplaceAll(fmt.Sprint(p.rates), " ", ","), "[]")
 	}
