@@ -49,7 +49,7 @@ func (l *Lab) add(name string) (*Node, error) {
 }
 
 // plugSync connects a router to the hub. Checksums must be whole when a packet
-// passes through user space.
+// passes through user space, and trains of datagrams cut up.
 func (l *Lab) plugSync(r *Node, i int) error {
 	port := fmt.Sprintf("p%d", i)
 	for _, x := range []struct {
@@ -61,7 +61,7 @@ func (l *Lab) plugSync(r *Node, i int) error {
 		{l.sw, []string{"ip", "link", "set", port, "up"}},
 		{r, []string{"sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_be_liberal=1"}},
 		{r, []string{"ip", "addr", "add", SyncAddr(0, i) + "/26", "dev", SyncDev}},
-		{r, []string{"ip", "link", "set", SyncDev, "up"}},
+		{r, []string{"ip", "link", "set", SyncDev, "up", "gso_max_segs", "1"}},
 	} {
 		if _, err := x.n.Run(x.args...); err != nil {
 			return err
