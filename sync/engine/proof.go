@@ -58,9 +58,10 @@ func (e *Engine) onProof(now time.Time, p *native.Peer, m *wire.Native, from boo
 			o.wants = true
 		}
 	case wire.MsgCopyStart:
-		if id, ok := wire.ParseCopyMark(m.Body, &o.incoming.set); ok && from {
+		var set proof.Set
+		if id, ok := wire.ParseCopyMark(m.Body, &set); ok && from {
 			o.proof.mismatches = 0
-			o.incoming.running, o.incoming.id, o.incoming.at = true, id, now
+			o.incoming = incomingCopy{running: true, id: id, set: set, at: now}
 			e.external.NewGeneration()
 			e.exp.external.NewGeneration()
 		}
