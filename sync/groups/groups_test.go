@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +136,53 @@ func holds(t *testing.T, n *node, group string, which flow.Table, want map[flow.
 		}
 	}
 	t.Fatalf("group %s, table %v: %d entries, want %d", group, which, have, len(want))
+}
+
+// onceKernel says of a change of addresses once that there was one, as a kernel does,
+// and nothing but at the start to those who watch.
+type onceKernel struct {
+	*kerneltest.Table
+	changed atomic.Bool
+}
+
+func (k *onceKernel) AddrsChanged() bool { return k.changed.Swap(false) }
+
+func (k *onceKernel) WatchAddrs(ctx context.Context, fn func(map[netip.Addr]bool)) error {
+	fn(map[netip.Addr]bool{})
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestAddressesThatLeave are noticed by every group: flows that were masqueraded to
+// them end here, and not at the peers.
+func TestAddressesThatLeave(t *testing.T) {
+	red, blue := virtual["red"][1].Addr(), virtual["blue"][1].Addr()
+	k := &onceKernel{Table: kerneltest.New(red, blue)}
+	link, _ := udptest.Pair(7, udptest.Faults{})
+	n := &node{table: k.Table, link: link}
+	n.Groups = groups.New(engine.Options{
+		OpenKernel: func() (engine.Kernel, error) { return k, nil },
+		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return link, nil },
+	}, func(ctx context.Context) string { name, _ := ctx.Value(groupKey{}).(string); return name })
+	if err := n.Configure(t.Context(), settings("red", "blue")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	n.roles(t, map[string]string{"red": "MASTER", "blue": "MASTER"})
+	n.put("red", 0, 2)
+	n.put("blue", 0, 2)
+	holds(t, n, "red", flow.Internal, keys("red", 0, 2))
+	holds(t, n, "blue", flow.Internal, keys("blue", 0, 2))
+	k.SetLocal()
+	k.changed.Store(true)
+	for _, group := range []string{"red", "blue"} { // 0 is masqueraded, 1 is not
+		for i := range 2 {
+			f := flowOf(group, i)
+			n.table.Remove(f.Key())
+		}
+	}
+	holds(t, n, "red", flow.Internal, keys("red", 0, 1))
+	holds(t, n, "blue", flow.Internal, keys("blue", 0, 1))
 }
 
 // TestOppositeRoles: each node is MASTER of a group; each holds the other's flows,

@@ -17,6 +17,7 @@ type kernelShare struct {
 	views   atomic.Pointer[[]*kernelView]
 
 	mu     sync.Mutex // guards what follows, and changes of views
+	moves  uint64     // times that changes of addresses were seen
 	kernel engine.Kernel
 	cancel context.CancelFunc // of the reader; nil while it does not run
 	ended  chan struct{}
@@ -38,6 +39,7 @@ type kernelView struct {
 	overrun bool
 	batch   []flow.Event // of the reader alone
 	buffer  int
+	moves   uint64 // of the share, when this engine asked last
 	failed  chan error
 }
 
@@ -212,6 +214,19 @@ func (v *kernelView) DumpExpects(ctx context.Context, fn func([]flow.Expect) err
 		}
 		return fn(mine)
 	})
+}
+
+// AddrsChanged tells each engine of each change: the kernel says it once.
+func (v *kernelView) AddrsChanged() bool {
+	s := v.share
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v.Kernel.AddrsChanged() {
+		s.moves++
+	}
+	changed := v.moves != s.moves
+	v.moves = s.moves
+	return changed
 }
 
 // SetEventBuffer asks for as much room as the engine that wants most.
