@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -42,11 +43,11 @@ func (e *Engine) Commit(ctx context.Context) (stats.Commit, error) {
 func (e *Engine) runCommit(ctx context.Context, trigger string) (stats.Commit, error) {
 	e.commitMu.Lock()
 	defer e.commitMu.Unlock()
-	c, ok := e.beginCommit(trigger)
-	if !ok {
-		return stats.Commit{}, errNotConfigured
+	c, err := e.beginCommit(ctx, trigger)
+	if err != nil {
+		return stats.Commit{}, err
 	}
-	err := e.drainInjections(ctx)
+	err = e.drainInjections(ctx)
 	if err == nil && trigger != earlySign {
 		c.ended, err = e.bury(ctx)
 	}
@@ -72,6 +73,7 @@ func (e *Engine) runCommit(ctx context.Context, trigger string) (stats.Commit, e
 // commit is one run. What it writes down is guarded by the engine's lock.
 type commit struct {
 	engine *Engine
+	early  context.Context // of an early commit: ends when its take-over is abandoned
 	began  time.Time
 	said   time.Time
 	doc    stats.Commit
@@ -83,11 +85,14 @@ type commit struct {
 	last    bool
 }
 
-func (e *Engine) beginCommit(trigger string) (c *commit, ok bool) {
+func (e *Engine) beginCommit(ctx context.Context, trigger string) (c *commit, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.settings == nil {
-		return nil, false
+		return nil, errNotConfigured
+	}
+	if trigger == earlySign && (ctx.Err() != nil || !e.takeover.early) {
+		return nil, errNoTakeover
 	}
 	if trigger == byRole && e.role != master {
 		trigger = byOperator
@@ -95,7 +100,9 @@ func (e *Engine) beginCommit(trigger string) (c *commit, ok bool) {
 	now := e.now()
 	c = &commit{engine: e, began: now, said: now, doc: stats.Commit{
 		Trigger: trigger, At: now.Format(time.RFC3339), Running: true, Total: e.external.DirtyCount(), Refused: map[string]int{}}}
-	if trigger != earlySign {
+	if trigger == earlySign {
+		c.early = ctx
+	} else {
 		e.purge.armed = false
 	}
 	t := &e.takeover
@@ -110,8 +117,16 @@ func (e *Engine) beginCommit(trigger string) (c *commit, ok bool) {
 		c.doc.EarlyLeadMS = millis(now.Sub(d.began))
 	}
 	e.commit, e.refusals = &c.doc, nil
-	return c, true
+	return c, nil
 }
+
+// errNoTakeover is why an early commit ends: its take-over was abandoned, or is
+// through.
+var errNoTakeover = errors.New("the take-over it belongs to is over")
+
+// abandoned reports whether an early commit has lost its take-over; the engine's lock
+// is held.
+func (c *commit) abandoned() bool { return c.early != nil && c.early.Err() != nil }
 
 // end closes the account and returns a copy of it.
 func (c *commit) end(err error) stats.Commit {
@@ -124,6 +139,7 @@ func (c *commit) end(err error) stats.Commit {
 	e.wroteAt = now
 	t := &e.takeover
 	switch {
+	case c.abandoned():
 	case c.doc.Trigger == earlySign:
 		t.entries.entries += c.doc.Entries
 		t.entries.created += c.doc.Created
@@ -194,7 +210,9 @@ func (c *commit) pass(ctx context.Context, changed bool) (wrote int, err error) 
 	order := c.engine.commitOrder(changed)
 	for len(order) > 0 {
 		n := min(commitSlice, len(order))
-		c.collect(order[:n])
+		if !c.collect(order[:n]) {
+			return wrote, errNoTakeover
+		}
 		order = order[n:]
 		if len(c.batch) == 0 {
 			continue
@@ -209,11 +227,15 @@ func (c *commit) pass(ctx context.Context, changed bool) (wrote int, err error) 
 	return wrote, nil
 }
 
-// collect takes the next entries and marks them clean.
-func (c *commit) collect(refs []cache.Ref) {
+// collect takes the next entries and marks them clean; none when there is no
+// take-over any more for which they would be removed again.
+func (c *commit) collect(refs []cache.Ref) bool {
 	e := c.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if c.abandoned() {
+		return false
+	}
 	t := &e.takeover
 	undoable := c.doc.Trigger == earlySign && !e.direct()
 	c.batch = c.batch[:0]
@@ -229,6 +251,7 @@ func (c *commit) collect(refs []cache.Ref) {
 			t.wrote = append(t.wrote, k)
 		}
 	}
+	return true
 }
 
 // loadCommittable loads an entry of the peer's as it is to be written here.

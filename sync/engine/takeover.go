@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"time"
@@ -96,12 +97,21 @@ func (e *Engine) openWindow(came netip.Addr) {
 // away says that no virtual address is here, as far as is known.
 func (t *takeover) away() bool { return t.local != nil && !t.here }
 
-// commitEarly writes until nothing is left to be written.
+// commitEarly writes until nothing is left to be written. Its context ends, under
+// the engine's lock, when its take-over is abandoned: nothing of it counts then, and
+// another one may have begun.
 func (e *Engine) commitEarly(ctx context.Context) error {
 	for {
 		_, err := e.runCommit(ctx, earlySign)
 		e.mu.Lock()
 		t := &e.takeover
+		if ctx.Err() != nil {
+			e.mu.Unlock()
+			return ctx.Err()
+		}
+		if errors.Is(err, errNoTakeover) {
+			err = nil // the role's own commit was faster
+		}
 		again := t.again && err == nil
 		t.again = false
 		if !again {
@@ -140,6 +150,7 @@ func (e *Engine) abandon() {
 	t := &e.takeover
 	if t.cancel != nil {
 		t.cancel()
+		t.cancel, t.again = nil, false
 	}
 	if len(t.wrote) > 0 && e.role != master {
 		t.undo = append(t.undo, t.wrote...)

@@ -278,6 +278,48 @@ func TestTakeOverThatDoesNotComeAbout(t *testing.T) {
 	}
 }
 
+// TestEarlyCommitThatIsAbandoned while the kernel writes its last batch counts for
+// nothing: the next take-over writes everything, also where the address was back
+// before the batch was written.
+func TestEarlyCommitThatIsAbandoned(t *testing.T) {
+	for name, back := range map[string]bool{"for good": false, "and begun again meanwhile": true} {
+		t.Run(name, func(t *testing.T) {
+			_, b, g := guarded(t, 100)
+			b.role(t, "BACKUP")
+			release := b.table.HoldWrite()
+			b.table.SetLocal(ownAddr, lanVIP)
+			eventually(t, "the window", g.is("window"))
+			eventually(t, "the batch", func() error {
+				if st, err := b.Status(t.Context()); err != nil || st.Commit == nil || !st.Commit.Running {
+					return fmt.Errorf("%+v, %w", st.Commit, err)
+				}
+				return nil
+			})
+			b.table.SetLocal(ownAddr)
+			eventually(t, "the window's end", g.is("armed"))
+			if back {
+				b.table.SetLocal(ownAddr, lanVIP)
+				eventually(t, "the second window", g.is("window"))
+			}
+			release()
+			if back {
+				eventually(t, "the second early commit", g.is("up"))
+				eventually(t, "what it wrote", tableHas(b, 100))
+			} else {
+				eventually(t, "the way back", tableHas(b, 0))
+			}
+			b.role(t, "MASTER")
+			done, err := b.Commit(t.Context())
+			if err != nil || done.Entries != 100 || done.Early != map[bool]int{true: 100}[back] {
+				t.Errorf("commit %+v, %v", done, err)
+			}
+			if n := b.table.Len(); n != 100 {
+				t.Errorf("%d entries in the kernel", n)
+			}
+		})
+	}
+}
+
 // TestGuardThatCannotBeRaised is said, and the node goes on.
 func TestGuardThatCannotBeRaised(t *testing.T) {
 	_, b, g := guarded(t, 10)

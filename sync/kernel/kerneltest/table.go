@@ -25,6 +25,7 @@ type Table struct {
 	addrs   chan struct{}
 	hold    chan struct{} // a Dump waits for its end
 	slow    chan struct{} // Apply does
+	firm    chan struct{} // closed when Apply may go on, cancelled or not
 }
 
 type delivery struct {
@@ -100,6 +101,17 @@ func (t *Table) HoldApply() (release func()) {
 	slow := make(chan struct{})
 	t.mutate(func() { t.slow = slow })
 	return func() { close(slow) }
+}
+
+// HoldWrite makes every Apply wait until release is called, whatever becomes of its
+// context: a batch the kernel was given is written.
+func (t *Table) HoldWrite() (release func()) {
+	firm := make(chan struct{})
+	t.mutate(func() { t.firm = firm })
+	return func() {
+		t.mutate(func() { t.firm = nil })
+		close(firm)
+	}
 }
 
 // SetLocal changes the host's addresses.
@@ -227,8 +239,12 @@ func (t *Table) Get(ctx context.Context, keys []flow.Key) (flows []flow.Flow, er
 // Apply does what the changes say.
 func (t *Table) Apply(ctx context.Context, batch []flow.Change) (done flow.Applied, err error) {
 	t.mu.Lock()
-	slow := t.slow
+	slow, firm := t.slow, t.firm
 	t.mu.Unlock()
+	if firm != nil {
+		<-firm
+		ctx = context.WithoutCancel(ctx)
+	}
 	if slow != nil {
 		select {
 		case <-slow:
