@@ -81,6 +81,7 @@ type step struct {
 	serves bool // when it has ended, this node serves the peer's flows
 	bulk   bool // it sends everything to the peers
 	bound  bool // a newer role does not part it from the step before
+	long   bool // a newer role cuts it short; the others are waited for
 }
 
 // sequence is what a role asks of the engine. repeated says that the role's
@@ -89,7 +90,7 @@ type step struct {
 func (s *Shim) sequence(e contract.Engine, g *group, serial int, role vrrpwatch.Change, repeated bool) []step {
 	setRole := step{name: "tell the role", call: func(ctx context.Context) error { return e.SetRole(ctx, role.Group, string(role.State)) }}
 	bulk := step{name: "send everything to the peers", call: e.Bulk, bulk: true}
-	resync := step{name: "refill the internal cache from the kernel", call: e.Resync}
+	resync := step{name: "refill the internal cache from the kernel", long: true, call: e.Resync}
 	ask := step{name: "ask the peers for their tables", call: e.RequestResync}
 	purge := step{name: "start the timed purge", call: e.ShortenTimers}
 	switch {
@@ -100,7 +101,7 @@ func (s *Shim) sequence(e contract.Engine, g *group, serial int, role vrrpwatch.
 		setRole.serves = true // for long
 		return []step{setRole, resync, bulk}
 	case role.State == vrrpwatch.Master:
-		commit := step{name: "commit the external cache", serves: true, call: func(ctx context.Context) error {
+		commit := step{name: "commit the external cache", serves: true, long: true, call: func(ctx context.Context) error {
 			began := s.opt.Now()
 			c, err := s.commit(ctx, e)
 			s.noteCommit(g, serial, began, c)
@@ -127,10 +128,12 @@ func (s *Shim) runSequence(ctx context.Context, g *group, serial, want int, step
 	alive, ctx, cancel := s.whileCurrent(ctx, g, serial, want)
 	defer cancel()
 	began := s.opt.Now()
-	for i, st := range steps {
-		run := ctx
-		if st.bound || i+1 < len(steps) && steps[i+1].bound {
-			run = alive
+	for _, st := range steps {
+		// A call that is given up may still be carried out, behind those of a
+		// newer role: the last one must win.
+		run := alive
+		if st.long && !st.bound {
+			run = ctx
 		}
 		if !st.bound && !s.current(g, serial, want) {
 			s.log.Info("sequence cut short", "before", st.name)

@@ -25,7 +25,8 @@ type fakeEngine struct {
 	gone  chan struct{}
 	says  *stats.Engine // nil: of a peer that is alive
 
-	onFlush func() // nil: nothing
+	onFlush func()                                 // nil: nothing
+	onRole  func(ctx context.Context, role string) // before the role counts; nil: nothing
 }
 
 func newFake() *fakeEngine { return &fakeEngine{gone: make(chan struct{})} }
@@ -46,7 +47,18 @@ func (f *fakeEngine) Configure(_ context.Context, s contract.Settings) error {
 	f.note("configure:" + s.SyncGroup)
 	return nil
 }
-func (f *fakeEngine) SetRole(_ context.Context, _, role string) error {
+func (f *fakeEngine) SetRole(ctx context.Context, _, role string) error {
+	if f.onRole != nil {
+		f.onRole(ctx, role)
+	}
+	if ctx.Err() != nil {
+		// As over RPC: the caller has given up, and the call is carried out all the same.
+		go func() {
+			time.Sleep(100 * time.Millisecond)
+			f.note("role:" + role)
+		}()
+		return ctx.Err()
+	}
 	f.note("role:" + role)
 	return nil
 }
@@ -231,6 +243,24 @@ func TestNewerRoleSupersedesARunningCommit(t *testing.T) {
 	settles(t, e, "configure:SG role:MASTER commit")
 	r.role(t, vrrpwatch.Backup)
 	settles(t, e, "configure:SG role:MASTER commit role:BACKUP purge request")
+}
+
+// TestARoleIsToldToTheEnd: one that is overtaken while it is told must not reach the
+// engine behind the newer one.
+func TestARoleIsToldToTheEnd(t *testing.T) {
+	r := newRig(t)
+	e := r.engine(t)
+	e.onRole = func(ctx context.Context, role string) {
+		if role == "MASTER" {
+			r.role(t, vrrpwatch.Backup)
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+	r.role(t, vrrpwatch.Master)
+	settles(t, e, "configure:SG role:MASTER role:BACKUP purge request")
 }
 
 // TestNewerRoleDoesNotLeaveAnEmptyCache: what was flushed is refilled first.
