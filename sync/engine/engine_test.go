@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -392,6 +393,25 @@ func TestFormerLink(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAcceptProtocolReachesTheKernel: the kernel is asked to keep other events
+// back, and to send all again when the setting is gone.
+func TestAcceptProtocolReachesTheKernel(t *testing.T) {
+	t.Parallel()
+	table := kerneltest.New()
+	la, _ := udptest.Pair(7, udptest.Faults{})
+	n := start(t, table, la)
+	for _, want := range [][]uint8{{flow.ProtoTCP, flow.ProtoUDP}, {flow.ProtoTCP}, nil} {
+		s := settings()
+		s.AcceptProtocols = want
+		if err := n.Configure(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if got := table.Passing(); !slices.Equal(got, want) {
+			t.Errorf("the kernel was asked for %v, want %v", got, want)
+		}
+	}
 }
 
 // TestExcludedFlows: what is never replicated, counted by class.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
@@ -26,6 +27,7 @@ type Table struct {
 	hold    chan struct{} // a Dump waits for its end
 	slow    chan struct{} // Apply does
 	firm    chan struct{} // closed when Apply may go on, cancelled or not
+	passing []uint8
 }
 
 type delivery struct {
@@ -332,8 +334,21 @@ func (t *Table) AddrsChanged() bool { return true }
 // UsableAddrs are the local ones.
 func (t *Table) UsableAddrs() ([]netip.Addr, error) { return t.LocalAddrs() }
 
-// SetFilter lets everything pass, as a kernel without filters does.
-func (t *Table) SetFilter([]uint8) error { return nil }
+// SetFilter lets everything pass, as a kernel without filters does, and writes
+// down what was asked.
+func (t *Table) SetFilter(protocols []uint8) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.passing = slices.Clone(protocols)
+	return nil
+}
+
+// Passing are the protocols whose events were asked for last; empty: all.
+func (t *Table) Passing() []uint8 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.passing)
+}
 
 // SetEventBuffer grants everything.
 func (t *Table) SetEventBuffer(bytes int) (int, error) { return bytes, nil }
