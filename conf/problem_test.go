@@ -209,12 +209,15 @@ func TestGroupForgottenByDelete(t *testing.T) {
 }
 
 func TestHelperNames(t *testing.T) {
-	if got := HelperNames("h323"); !slices.Equal(got, []string{"RAS", "Q.931", "H.245"}) {
-		t.Errorf("h323: %q", got)
+	names := map[string][]string{"ftp": {"ftp"}, "sip": {"sip"}, "h323": {"RAS", "Q.931", "H.245"}, "nfs": {"rpc"}, "sqlnet": {"tns"}}
+	for word, want := range names {
+		if got := HelperNames(word); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", word, got, want)
+		}
 	}
 	for _, word := range allExpect {
-		if len(HelperNames(word)) == 0 {
-			t.Errorf("no helper for %s", word)
+		if names[word] == nil {
+			t.Errorf("%s is not in this table", word)
 		}
 	}
 	if got := HelperNames("all"); got != nil {

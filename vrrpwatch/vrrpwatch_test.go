@@ -156,6 +156,11 @@ func TestRanker(t *testing.T) {
 	}
 	c, ok = r.FIFO(at(14), Record{Kind: "GROUP", Name: "other", State: Master})
 	check("another group", c, ok, "", "")
+	c, ok = file("other", Backup, 15)
+	check("another group's file", c, ok, "", "")
+	fresh := NewRanker("SG", []string{"A", "B"})
+	c, ok = fresh.File("other", Record{Kind: "GROUP", Name: "other", State: Master, Stamp: at(1)})
+	check("another group's file before ours", c, ok, "", "")
 }
 
 // TestNewestStampWins whatever the order of arrival.

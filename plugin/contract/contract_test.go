@@ -3,14 +3,20 @@ package contract
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
+	pb "github.com/conntrack-sync/conntrack-sync/plugin/enginepb"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
 	"pgregory.net/rapid"
 )
 
@@ -140,6 +146,24 @@ func (g *grouped) Ping(ctx context.Context) error {
 func (g *grouped) Flows(ctx context.Context, _ Table, _ func([]flow.Flow) error) error {
 	g.asked = append(g.asked, GroupOf(ctx))
 	return nil
+}
+
+// TestOlderEngine: a call that an engine does not know says what to do.
+func TestOlderEngine(t *testing.T) {
+	l, server := bufconn.Listen(1<<16), grpc.NewServer()
+	pb.RegisterEngineServer(server, pb.UnimplementedEngineServer{})
+	go func() { _ = server.Serve(l) }()
+	defer server.Stop()
+	conn, err := grpc.NewClient("passthrough:///older", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = newClient(conn).CommitReport(t.Context())
+	if want := "the engine is of an older release and does not know this; install both programs of one release and restart: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got\n%v\nwant\n%s...", err, want)
+	}
 }
 
 func TestCallsNameTheirGroup(t *testing.T) {
