@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -90,6 +91,33 @@ func TestReadyFileLeftBehind(t *testing.T) {
 		})
 		if b, err := os.ReadFile(dir + "/ready"); err != nil || !strings.HasPrefix(string(b), want) {
 			t.Errorf("%s leaves %q, %v", role, b, err)
+		}
+	}
+}
+
+// TestHandOverCutShort by the end of the daemon leaves no MASTER lowered and nobody in
+// FAULT, since nobody is there to take that back.
+func TestHandOverCutShort(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		dir := t.TempDir()
+		said := func(want string) bool {
+			b, _ := os.ReadFile(dir + "/ready")
+			return strings.HasPrefix(string(b), want+" ")
+		}
+		t.Run("a daemon's life", func(t *testing.T) {
+			r := newRig(t, func(r *rig, opt *Options) {
+				opt.RunDir, opt.KeepalivedConf = dir, r.dir+"/keepalived.conf"
+				r.write(t, "keepalived.conf", strings.ReplaceAll(trackingConf, "%", dir+"/ready"))
+			})
+			r.engine(t).say(inSync(true))
+			r.role(t, vrrpwatch.Master)
+			eventually(t, "readiness", func() bool { return said("0") })
+			go func() { _ = r.HandOver(context.Background(), HandOver{Force: force}) }()
+			eventually(t, "the hand-over", func() bool { return said(map[bool]string{false: "-149", true: "-300"}[force]) })
+		})
+		if !said("0") {
+			b, err := os.ReadFile(dir + "/ready")
+			t.Errorf("force %v leaves %q, %v", force, b, err)
 		}
 	}
 }

@@ -91,18 +91,29 @@ func (s *Shim) loweredValue(g *group) int {
 
 // leave is for an orderly end: a node without us does not take over from one that
 // has the flows. A MASTER stays one.
+// Nor does a hand-over that is cut short leave a MASTER lowered, or any node in FAULT:
+// nobody would be there to take it back.
 func (f *readyFiles) leave() {
-	lines := f.lines()
 	s := f.shim
+	s.change(func() {
+		for _, g := range s.groups {
+			if g.fault || g.handing && g.role.State == vrrpwatch.Master {
+				g.lowered, g.fault = "", false
+			}
+		}
+	})
+	lines, masters := f.lines(), map[string]bool{}
 	s.view(func() {
 		for i, name := range s.groupNames() {
-			if s.groups[name].role.State == vrrpwatch.Master {
-				delete(lines, s.readyPath(name, i == 0))
+			g, path := s.groups[name], s.readyPath(name, i == 0)
+			masters[path] = g.role.State == vrrpwatch.Master
+			if masters[path] && !g.handing {
+				delete(lines, path)
 			}
 		}
 	})
 	for path, line := range lines {
-		if !strings.Contains(line, handedOver) {
+		if !strings.Contains(line, handedOver) && !masters[path] {
 			line = fmt.Sprintf("%d conntrack-sync was stopped\n", valueUnready)
 		}
 		f.put(path, line)
