@@ -126,7 +126,7 @@ func (s *Shim) groupReadiness(g *group, e *stats.Engine) stats.Readiness {
 // judge takes what the engine said of each group.
 func (s *Shim) judge(all *stats.Engine) {
 	var equal []*group
-	guards := map[*group]stats.Guard{}
+	guards, serials := map[*group]stats.Guard{}, map[*group]int{}
 	news := false
 	s.mu.Lock()
 	for _, g := range s.groups {
@@ -147,7 +147,7 @@ func (s *Shim) judge(all *stats.Engine) {
 			continue
 		}
 		g.peers, g.guard = e.Peers, e.Guard
-		guards[g] = e.Guard
+		guards[g], serials[g] = e.Guard, g.serial
 		if proven(g.role.State, e) {
 			equal = append(equal, g)
 		}
@@ -160,10 +160,10 @@ func (s *Shim) judge(all *stats.Engine) {
 		s.change(func() {})
 	}
 	for g, now := range guards {
-		s.noteGuard(g, now)
+		s.noteGuard(g, serials[g], now)
 	}
 	for _, g := range equal {
-		s.noteEqual(g)
+		s.noteEqual(g, serials[g])
 	}
 }
 

@@ -91,9 +91,9 @@ func (s *Shim) noteCommit(g *group, serial int, began time.Time, c stats.Commit)
 }
 
 // noteEqual books the first proof of equality after the sequence.
-func (s *Shim) noteEqual(g *group) {
+func (s *Shim) noteEqual(g *group, serial int) {
 	fresh := false
-	s.note(g, g.serial, func(r *receipt, now time.Time) {
+	s.note(g, serial, func(r *receipt, now time.Time) {
 		if fresh = r.Outcome == outcomeDone && r.EqualMS == nil; fresh {
 			r.EqualMS = r.since(now)
 		}
@@ -104,14 +104,22 @@ func (s *Shim) noteEqual(g *group) {
 }
 
 // noteGuard books what the guard has dropped since the last look before the role.
-func (s *Shim) noteGuard(g *group, now stats.Guard) {
-	s.note(g, g.serial, func(r *receipt, _ time.Time) {
+func (s *Shim) noteGuard(g *group, serial int, now stats.Guard) {
+	s.note(g, serial, func(r *receipt, _ time.Time) {
 		if r.Outcome != outcomeDone || r.Guard != nil {
 			return
 		}
 		r.Guard = &stats.Guard{State: now.State, Problem: now.Problem,
-			InputDrops: now.InputDrops - r.guard.InputDrops, ForwardDrops: now.ForwardDrops - r.guard.ForwardDrops}
+			InputDrops: grown(now.InputDrops, r.guard.InputDrops), ForwardDrops: grown(now.ForwardDrops, r.guard.ForwardDrops)}
 	})
+}
+
+// grown is by how much a counter grew; one that was made anew meanwhile began at 0.
+func grown(now, was uint64) uint64 {
+	if now < was {
+		return now
+	}
+	return now - was
 }
 
 // Transitions are the receipts of the last changes of role, oldest first.

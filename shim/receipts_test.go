@@ -81,3 +81,13 @@ func TestReceiptsOutliveTheDaemon(t *testing.T) {
 	r.engine(t)
 	r.last(t, "the former receipt", func(l []stats.Transition) bool { return len(l) == 1 && l[0].Outcome == "the daemon ended" })
 }
+
+// TestReceiptOfAGuardMadeAnew: its counters began at zero meanwhile.
+func TestReceiptOfAGuardMadeAnew(t *testing.T) {
+	if n := grown(3, 10); n != 3 {
+		t.Errorf("%d", n)
+	}
+	if n := grown(10, 3); n != 7 {
+		t.Errorf("%d", n)
+	}
+}
