@@ -40,11 +40,13 @@ func ParseReport(body []byte) (r Report, ok bool) {
 	if x.short || n*8 > uint64(len(x.b)) {
 		return r, false
 	}
+	least := r.From // the ranges stand in order: nothing is named twice
 	for range n {
 		m := Range{x.u32(), x.u32()}
-		if int32(m.To-m.From) < 0 || int32(m.From-r.From) < 0 || int32(r.Upto-m.To) < 0 {
+		if int32(m.To-m.From) < 0 || int32(m.From-least) < 0 || int32(r.Upto-m.To) < 0 {
 			return r, false
 		}
+		least = m.To + 1
 		r.Missing = append(r.Missing, m)
 	}
 	return r, !x.short
