@@ -34,7 +34,9 @@ type guard struct {
 	is     guardState
 	ticks  int
 	failed string // why it does not do what it should
-	closed bool
+	// renewal: that is a renewal that failed.
+	renewal bool
+	closed  bool
 }
 
 // renewTicks is how many ticks pass between renewals: half a second.
@@ -119,7 +121,7 @@ func (e *Engine) applyGuard() {
 		e.guardFails(err)
 		return
 	}
-	g.is, g.failed = want, ""
+	g.is, g.failed, g.renewal = want, "", false
 }
 
 // wantGuard says where the guard should be.
@@ -146,7 +148,13 @@ func (e *Engine) keepGuard() {
 		return
 	}
 	g.ticks = 0
-	e.guardFails(g.g.Renew())
+	if err := g.g.Renew(); err != nil {
+		e.guardFails(err)
+		g.renewal = true
+	} else if g.renewal {
+		g.failed, g.renewal = "", false
+		e.log.Info("the take-over guard works again")
+	}
 }
 
 func (g *guard) close() error {

@@ -24,6 +24,7 @@ type fakeGuard struct {
 	virtual []netip.Addr
 	spared  []netip.Addr
 	fail    error
+	lapsed  error // what a renewal ends with
 }
 
 func (g *fakeGuard) set(s string) error {
@@ -57,7 +58,7 @@ func (g *fakeGuard) Renew() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.renewed++
-	return nil
+	return g.lapsed
 }
 func (g *fakeGuard) Drops() (input, forward uint64, err error) { return 5, 7, nil }
 
@@ -333,6 +334,23 @@ func TestGuardThatCannotBeRaised(t *testing.T) {
 	}
 	if st, err := b.Status(t.Context()); err != nil || st.Guard.Problem != "operation not supported" {
 		t.Errorf("status %+v, %v", st.Guard, err)
+	}
+}
+
+// TestGuardRenewalThatFailsOnce is a problem until one succeeds.
+func TestGuardRenewalThatFailsOnce(t *testing.T) {
+	_, b, g := guarded(t, 1)
+	b.role(t, "BACKUP")
+	for _, err := range []error{errors.New("no answer"), nil} {
+		g.mu.Lock()
+		g.lapsed = err
+		g.mu.Unlock()
+		eventually(t, "the state", func() error {
+			if st, e := b.Status(t.Context()); e != nil || (st.Guard.Problem != "") != (err != nil) {
+				return fmt.Errorf("status %+v, %w", st.Guard, e)
+			}
+			return nil
+		})
 	}
 }
 
