@@ -174,8 +174,10 @@ func (d *decoder) topNests(typ uint16, v []byte) {
 		d.nest(v, d.onSeqAdj)
 		d.adjs |= 2
 	case ctaSynproxy:
-		d.nest(v, d.onSynproxy)
-		f.Has |= flow.HasSynproxy
+		// A flow made over ctnetlink has one of zeros, which says nothing.
+		if d.nest(v, d.onSynproxy); f.Synproxy != (flow.Synproxy{}) {
+			f.Has |= flow.HasSynproxy
+		}
 	}
 }
 

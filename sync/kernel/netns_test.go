@@ -240,6 +240,25 @@ func TestExistingFlowsAreUpdatedInPlace(t *testing.T) {
 	})
 }
 
+// TestSynproxyOfZerosIsNone: the kernel gives every flow made over ctnetlink one.
+func TestSynproxyOfZerosIsNone(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		plain, proxied := established(client, server, 1100, 80), established(client, server, 1101, 80)
+		proxied.Has |= flow.HasSynproxy
+		proxied.Synproxy = flow.Synproxy{ISN: 1, ITS: 2, TSOff: 3}
+		upsert(t, c, plain)
+		upsert(t, c, proxied)
+		table := dump(t, c)
+		if h := table[plain.Key()]; h.Has&flow.HasSynproxy != 0 {
+			t.Errorf("a plain flow comes back with %+v", h.Synproxy)
+		}
+		if h := table[proxied.Key()]; h.Has&flow.HasSynproxy == 0 || h.Synproxy != proxied.Synproxy {
+			t.Errorf("a proxied flow comes back with %+v", h.Synproxy)
+		}
+	})
+}
+
 // TestTranslatedIdentifier: two hosts ping with the same identifier, and one of
 // them is given another behind the translation.
 func TestTranslatedIdentifier(t *testing.T) {
