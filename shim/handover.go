@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -40,8 +41,10 @@ func (s *Shim) HandOver(ctx context.Context, h HandOver) error {
 	}
 	var g *group
 	path := ""
+	var names []string
 	s.view(func() {
-		for i, name := range s.groupNames() {
+		names = s.groupNames()
+		for i, name := range names {
 			if name == h.Group || h.Group == "" && i == 0 {
 				g, path = s.groups[name], s.readyPath(name, i == 0)
 			}
@@ -51,7 +54,7 @@ func (s *Shim) HandOver(ctx context.Context, h HandOver) error {
 	case !s.configured():
 		return ErrNotConfigured
 	case g == nil:
-		return fmt.Errorf("%w: %s", errNoSuchGroup, h.Group)
+		return fmt.Errorf("%w: %s; configured: %s", errNoSuchGroup, h.Group, strings.Join(names, " "))
 	case h.Cancel:
 		return s.cancelHandOver(g)
 	}

@@ -151,7 +151,7 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("of no MASTER: %v", err)
 	}
 	r.role(t, vrrpwatch.Master)
-	if err := c.HandOver(t.Context(), HandOver{Group: "other"}); err == nil || !strings.Contains(err.Error(), "no such sync group") {
+	if err := c.HandOver(t.Context(), HandOver{Group: "other"}); err == nil || err.Error() != "no such sync group is configured: other; configured: SG" {
 		t.Errorf("of another group: %v", err)
 	}
 	if err := c.HandOver(t.Context(), HandOver{Wait: 300 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "peer 192.0.2.2 is not in sync") {

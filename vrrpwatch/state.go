@@ -150,9 +150,9 @@ func CheckName(name string) error {
 	case name == "":
 		return errors.New("a group or instance needs a name")
 	case strings.HasPrefix(name, "."):
-		return fmt.Errorf("name %q begins with a dot", name)
+		return fmt.Errorf("name %q begins with a dot; choose another in keepalived.conf, state files bear it", name)
 	case strings.Contains(name, "/"):
-		return fmt.Errorf("name %q contains a slash", name)
+		return fmt.Errorf("name %q contains a slash; choose another in keepalived.conf, state files bear it", name)
 	case len(name) > 200:
 		return fmt.Errorf("name of %d bytes is too long", len(name))
 	}

@@ -150,7 +150,7 @@ func (o *options) conntrackd(ctx context.Context, args []string) error {
 	}
 	text, err := os.ReadFile(a.config)
 	if err != nil && (a.given || !errors.Is(err, fs.ErrNotExist) || a.option == 0 || a.option == 'd') {
-		return fmt.Errorf("can't open config file `%s': %w", a.config, err)
+		return fmt.Errorf("can't open config file `%s': %w; name a file with -C, conntrackd's is usually %s", a.config, err, conntrackdConf)
 	}
 	file := conntrackdconf.Read(a.config, text)
 	if a.runDir == "" {

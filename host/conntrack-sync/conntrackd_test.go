@@ -83,7 +83,11 @@ func TestNoDaemonToAsk(t *testing.T) {
 		}
 	}
 	code, _, stderr := call("conntrackd", "-C", dir+"/none", "-c")
-	if code != 1 || !strings.HasPrefix(stderr, "can't open config file `"+dir+"/none'") {
+	if code != 1 || stderr != "can't open config file `"+dir+"/none': open "+dir+"/none: no such file or directory; name a file with -C, conntrackd's is usually /etc/conntrackd/conntrackd.conf\n" {
+		t.Errorf("%d %q", code, stderr)
+	}
+	code, _, stderr = call("conntrackd", "-C", dir, "-c")
+	if code != 1 || stderr != "can't open config file `"+dir+"': read "+dir+": is a directory; name a file with -C, conntrackd's is usually /etc/conntrackd/conntrackd.conf\n" {
 		t.Errorf("%d %q", code, stderr)
 	}
 }

@@ -24,7 +24,7 @@ func importCommand(o *options) *cobra.Command {
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := os.ReadFile(args[0])
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; name conntrackd's configuration, usually %s", err, conntrackdConf)
 		}
 		if group == "" {
 			group = onlyGroup(keepalived)

@@ -29,6 +29,10 @@ func TestImport(t *testing.T) {
 	if code != 0 || stdout != "set service conntrack-sync interface eth0\n" || !strings.HasSuffix(stderr, "a conntrackd.conf does not name it: give --sync-group\n") {
 		t.Errorf("%d %q %q", code, stdout, stderr)
 	}
+	none := filepath.Join(dir, "none")
+	if code, _, stderr = call("import", none); code != 1 || stderr != "open "+none+": no such file or directory; name conntrackd's configuration, usually /etc/conntrackd/conntrackd.conf\n" {
+		t.Errorf("%d %q", code, stderr)
+	}
 	bad := write("bad.conf", "Stats { }\nSync { Multicast { } }\n")
 	code, stdout, stderr = call("import", bad, "--sync-group", "SG")
 	if code != 1 || stdout != "" || stderr != bad+":1: Stats: the statistics mode of conntrackd is not offered\n"+bad+":2: Sync Multicast: Interface is missing\n" {

@@ -54,8 +54,10 @@ func TestNotify(t *testing.T) {
 	if err != nil || !regexp.MustCompile(`^MASTER 0 1700000000\.000000005 GROUP \d+\.\d+\n$`).Match(b) {
 		t.Errorf("%q, %v", b, err)
 	}
-	if code, _, stderr := call("notify", "--state-dir", dir, "INSTANCE", "../SG", "MASTER", "0"); code != 1 || !strings.Contains(stderr, "../SG") {
-		t.Errorf("a name that leaves the directory: %d %q", code, stderr)
+	for name, want := range map[string]string{"../SG": `name "../SG" begins with a dot`, "a/SG": `name "a/SG" contains a slash`} {
+		if code, _, stderr := call("notify", "--state-dir", dir, "INSTANCE", name, "MASTER", "0"); code != 1 || stderr != want+"; choose another in keepalived.conf, state files bear it\n" {
+			t.Errorf("a name that leaves the directory: %d %q", code, stderr)
+		}
 	}
 	if code, _, _ := call("notify", "--state-dir", dir, "INSTANCE", "VI", "DELETED", "0"); code != 0 {
 		t.Error("a word that is no role is not an error of the script")
@@ -89,6 +91,18 @@ func TestCheck(t *testing.T) {
 	code, _, stderr = call("check", "--conf-dir", dir, "--keepalived-conf", keepalived)
 	if code != 1 || !strings.Contains(stderr, "b.conf:1: ") || !strings.Contains(stderr, "b.conf:2: ") || strings.Count(stderr, "\n") != 2 {
 		t.Errorf("two bad lines: %d\n%s", code, stderr)
+	}
+}
+
+// TestCheckOfAFile: --conf-dir is a directory.
+func TestCheckOfAFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "sync.conf")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := call("check", "--conf-dir", file)
+	if code != 1 || !strings.HasSuffix(stderr, file+": not a directory; --conf-dir names the directory of the *.conf files\n") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("%d %q", code, stderr)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/conntrack-sync/conntrack-sync/conf"
 	"github.com/conntrack-sync/conntrack-sync/conf/confwatch"
@@ -101,6 +102,9 @@ func checkCommand(o *options) *cobra.Command {
 		files, err := confwatch.Read(confDir)
 		if errors.Is(err, fs.ErrNotExist) && !exists(confDir) {
 			return fmt.Errorf("%w; create it, or name another directory with --conf-dir", err)
+		}
+		if errors.Is(err, syscall.ENOTDIR) {
+			return fmt.Errorf("%w; --conf-dir names the directory of the *.conf files", err)
 		}
 		if err != nil {
 			return err
