@@ -42,7 +42,8 @@ func (t *Table) Has(r Ref) flow.Has { return t.at(r).has & hasMask }
 
 // Contradicts reports whether u, read from the kernel, says anything else of the
 // entry than is known, in what events tell of: not its timeout, and not what
-// packets change without one.
+// packets change without one. u is of a dump: the kernel leaves out labels that were
+// all cleared, in events too, so that no labels say something here.
 func (t *Table) Contradicts(r Ref, u *flow.Flow) bool {
 	const silent = flow.StatusOffload | flow.StatusHWOffload | flow.StatusDying
 	rec := t.at(r)
@@ -52,7 +53,7 @@ func (t *Table) Contradicts(r Ref, u *flow.Flow) bool {
 		u.Has&flow.HasMark != 0 && u.Mark != rec.mark ||
 		u.Has&flow.HasTCPState != 0 && u.TCP.State != rec.tcp.State ||
 		u.Has&flow.HasReply != 0 && u.Reply != reply ||
-		u.Has&hasExtra&^rec.has != 0
+		u.Has&hasExtra&^rec.has != 0 || u.Labels != t.labels(rec)
 }
 
 // Note returns the owner's word about the entry, 0 at first.
@@ -114,9 +115,13 @@ func (t *Table) TCPState(r Ref) uint8 { return t.at(r).tcp.State }
 func (t *Table) HasMaster(r Ref) bool { return t.at(r).has&flow.HasMaster != 0 }
 
 // Labelled reports whether the entry has labels set.
-func (t *Table) Labelled(r Ref) bool {
-	x := t.at(r).extra
-	return x != 0 && t.extras.at(x).labels != [16]byte{}
+func (t *Table) Labelled(r Ref) bool { return t.labels(t.at(r)) != [16]byte{} }
+
+func (t *Table) labels(rec *record) (l [16]byte) {
+	if rec.extra != 0 {
+		l = t.extras.at(rec.extra).labels
+	}
+	return l
 }
 
 // Adjusted reports whether the entry's sequence adjustment is known.

@@ -309,6 +309,7 @@ func TestContradicts(t *testing.T) {
 		"the mark":        {func(f *flow.Flow) { f.Mark, f.Has = 1, f.Has|flow.HasMark }, true},
 		"the state":       {func(f *flow.Flow) { f.TCP.State, f.Has = 3, f.Has|flow.HasTCPState }, true},
 		"the reply":       {func(f *flow.Flow) { f.Reply.Dport++ }, true},
+		"labels":          {func(f *flow.Flow) { f.Labels, f.Has = [16]byte{1}, f.Has|flow.HasLabels }, true},
 		"a helper":        {func(f *flow.Flow) { f.Helper, f.Has = flow.MakeHelper("ftp"), f.Has|flow.HasHelper }, true},
 	} {
 		g := f
@@ -316,5 +317,28 @@ func TestContradicts(t *testing.T) {
 		if tab.Contradicts(r, &g) != x.want {
 			t.Errorf("%s: %v", what, !x.want)
 		}
+	}
+	f = udp(2)
+	f.Labels, f.Has = [16]byte{8}, f.Has|flow.HasLabels
+	r, _, _ = tab.Put(&f, 1)
+	for what, x := range map[string]struct {
+		change func(f *flow.Flow)
+		want   bool
+	}{
+		"the same labels": {func(*flow.Flow) {}, false},
+		"other labels":    {func(f *flow.Flow) { f.Labels[0] = 9 }, true},
+		"labels cleared":  {func(f *flow.Flow) { f.Labels, f.Has = [16]byte{}, f.Has&^flow.HasLabels }, true},
+	} {
+		g := f
+		x.change(&g)
+		if tab.Contradicts(r, &g) != x.want {
+			t.Errorf("%s: %v", what, !x.want)
+		}
+	}
+	// Once merged it is no contradiction any more.
+	f.Labels = [16]byte{}
+	tab.Merge(r, &f)
+	if f.Has &^= flow.HasLabels; tab.Contradicts(r, &f) {
+		t.Error("cleared labels contradict themselves")
 	}
 }

@@ -141,6 +141,9 @@ func (t *Table) put(f flow.Flow, own, silent bool) {
 	if old, ok := t.flows[k]; ok {
 		old.Merge(&f)
 		f = old
+		if f.Labels == [16]byte{} {
+			f.Has &^= flow.HasLabels // as the kernel does
+		}
 	} else {
 		t.nextID++
 		f.ID, f.Has = t.nextID, f.Has|flow.HasID
