@@ -27,7 +27,8 @@ type inject struct {
 	logged  time.Time
 
 	flows, expectations stats.Cache
-	rearmed             uint64
+	rearmed, recreated  uint64
+	refused             map[flow.Reason]uint64 // by why, expectations among them
 }
 
 const (
@@ -224,6 +225,7 @@ func (e *Engine) accountInjected(batch []flow.Change, done *flow.Applied, rearme
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := &e.inject.flows
+	e.inject.recreated += uint64(done.Recreated)
 	if rearmed {
 		e.inject.rearmed += uint64(len(batch) - len(done.Failed))
 	} else {
@@ -244,6 +246,10 @@ func (e *Engine) refusedInjection(c *stats.Cache, op flow.Op, f flow.Failure, t 
 	} else {
 		c.CreatedFailed++
 	}
+	if e.inject.refused == nil {
+		e.inject.refused = map[flow.Reason]uint64{}
+	}
+	e.inject.refused[f.Reason]++
 	if now := e.now(); now.Sub(e.inject.logged) >= time.Minute {
 		e.inject.logged = now
 		e.log.Warn("the kernel refuses an entry of the peer", "reason", f.Reason, "entry", t, "err", f.Err)

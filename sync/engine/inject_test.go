@@ -269,9 +269,36 @@ func TestARefusedInjectionIsTriedAgain(t *testing.T) {
 		}
 		return nil
 	})
+	if s := statistics(t, b).Inject; s["refused_table_full"] != 10 || s["recreated"] != 0 {
+		t.Errorf("%v", s)
+	}
 	b.table.Limit(0)
 	c.advance(60 * time.Second)
 	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 20))
+}
+
+// TestAnInjectionInPlaceOfAnother: the standby's kernel holds a flow translated in
+// another way, so that the peer's can only replace it; that is counted.
+func TestAnInjectionInPlaceOfAnother(t *testing.T) {
+	t.Parallel()
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	a := start(t, kerneltest.New(), la)
+	b := direct(t, kerneltest.New(), lb, nil)
+	for i := range 3 {
+		f := flowNo(i)
+		f.Reply.Dport++
+		b.table.Put(f)
+	}
+	for i := range 10 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "the standby's kernel", sameTables(a.table, b.table, 10))
+	eventually(t, "the account", func() error {
+		if s := statistics(t, b); s.Inject["recreated"] != 3 || s.Main.ExternalInject.Created != 7 {
+			return fmt.Errorf("%v, %+v", s.Inject, *s.Main.ExternalInject)
+		}
+		return nil
+	})
 }
 
 // TestAudit: what the kernel changed without an event is found by and by, and the
@@ -301,4 +328,64 @@ func TestAudit(t *testing.T) {
 	}
 	c.advance(6 * time.Minute)
 	eventually(t, "the view after the audit", mirrors(t, n, b))
+}
+
+// TestNativeAuditFindsClearedLabels: no event says that all labels of a flow were cleared.
+// The comparison finds it, once, and our own protocol carries it.
+func TestNativeAuditFindsClearedLabels(t *testing.T) {
+	t.Parallel()
+	c := &clock{}
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	n := &node{table: kerneltest.New(), link: la}
+	n.Engine = engine.New(engine.Options{
+		OpenKernel: func() (engine.Kernel, error) { return n.table, nil },
+		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return la, nil },
+		Now:        c.now,
+	})
+	if err := n.Configure(t.Context(), settings()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	b := start(t, kerneltest.New(), lb)
+	labelled := func(want int) func() error {
+		return func() error {
+			have := 0
+			err := b.Flows(t.Context(), flow.External, func(fs []flow.Flow) error {
+				for i := range fs {
+					if fs[i].Labels != [16]byte{} {
+						have++
+					}
+				}
+				return nil
+			})
+			if err == nil && have != want {
+				err = fmt.Errorf("%d flows with labels, want %d", have, want)
+			}
+			return err
+		}
+	}
+	for i := range 10 {
+		f := flowNo(i)
+		f.Labels, f.Has = [16]byte{8}, f.Has|flow.HasLabels
+		n.table.Put(f)
+	}
+	eventually(t, "the labels at the standby", labelled(10))
+	for i := range 4 {
+		f := flowNo(i)
+		f.Has |= flow.HasLabels
+		n.table.PutSilently(f)
+	}
+	c.advance(6 * time.Minute)
+	eventually(t, "the labels cleared", labelled(6))
+	audits := statistics(t, n).Session["audits"]
+	eventually(t, "two more audits", func() error {
+		c.advance(6 * time.Minute)
+		if s := statistics(t, n).Session; s["audits"] < audits+2 {
+			return fmt.Errorf("%v", s)
+		}
+		return nil
+	})
+	if s := statistics(t, n).Session; s["audit_repairs"] != 4 {
+		t.Errorf("%d repairs", s["audit_repairs"])
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/ftfw"
@@ -82,7 +83,10 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 		s.Inject = map[string]uint64{
 			"held":    uint64(e.external.Len()),
 			"waiting": uint64(len(e.inject.queue) + len(e.inject.again)),
-			"rearmed": e.inject.rearmed,
+			"rearmed": e.inject.rearmed, "recreated": e.inject.recreated,
+		}
+		for why, n := range e.inject.refused {
+			s.Inject["refused_"+strings.ReplaceAll(why.String(), " ", "_")] = n
 		}
 	}
 	return s, nil

@@ -85,7 +85,8 @@ type Statistics struct {
 	Excluded map[string]uint64 `json:"excluded,omitempty"`
 	// Session counts the work of the reliable session.
 	Session map[string]uint64 `json:"session,omitempty"`
-	// Inject describes direct injection: entries held, waiting, armed again.
+	// Inject describes direct injection: entries held, waiting, armed again, made anew,
+	// refused by reason.
 	Inject  map[string]uint64 `json:"inject,omitempty"`
 	Runtime Runtime           `json:"runtime"`
 	// Links counts each sync interface.
