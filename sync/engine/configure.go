@@ -114,6 +114,7 @@ func (e *Engine) adopt(next *settings) (first bool) {
 	was := e.injecting()
 	before := e.settings
 	e.settings = next
+	e.takeover.look(next.Moves())
 	a := e.makeAdvert()
 	e.advert = wire.AppendAdvert(e.advert[:0], &a)
 	e.agree(e.now())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/cache"
@@ -52,15 +53,14 @@ func (e *Engine) onAddrs(local map[netip.Addr]bool) {
 	t := &e.takeover
 	first := t.local == nil
 	came := netip.Addr{}
-	t.here = false
 	for _, a := range e.settings.Moves() {
-		t.here = t.here || local[a]
 		if local[a] && !t.local[a] {
 			came = a
 		}
 	}
 	t.stale = true
 	t.local = maps.Clone(local)
+	t.look(e.settings.Moves())
 	switch {
 	case first:
 	case came.IsValid() && e.role != master:
@@ -92,6 +92,11 @@ func (e *Engine) openWindow(came netip.Addr) {
 		defer cancel()
 		return e.commitEarly(ctx)
 	})
+}
+
+// look finds out whether one of the virtual addresses is here.
+func (t *takeover) look(virtual []netip.Addr) {
+	t.here = slices.ContainsFunc(virtual, func(a netip.Addr) bool { return t.local[a] })
 }
 
 // away says that no virtual address is here, as far as is known.

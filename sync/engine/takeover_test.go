@@ -394,6 +394,20 @@ func TestBackupThatHasTheAddress(t *testing.T) {
 	}
 }
 
+// TestBackupWhoseAddressIsConfiguredLater is not armed either.
+func TestBackupWhoseAddressIsConfiguredLater(t *testing.T) {
+	other := netip.MustParseAddr("10.1.0.253")
+	_, b, g := guarded(t, 1, other)
+	b.role(t, "BACKUP")
+	eventually(t, "without it", g.is("armed"))
+	s := settings()
+	s.VirtualAddresses = []netip.Addr{lanVIP, wanVIP, other}
+	if err := b.Configure(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "with it", g.is("up"))
+}
+
 // TestGuardIsRenewed while it stands, and lowered where no commit follows a role.
 func TestGuardIsRenewed(t *testing.T) {
 	_, b, g := guarded(t, 1)
