@@ -161,8 +161,11 @@ func exactly(n int, what string) cobra.PositionalArgs {
 }
 
 func versionCommand(o *options) *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+	return o.jsonFlag(&cobra.Command{Use: "version", Short: "Print the version", Args: noArgs, RunE: func(*cobra.Command, []string) error {
+		if o.json {
+			return show.JSON(o.stdout, map[string]string{"version": version})
+		}
 		_, err := fmt.Fprintln(o.stdout, version)
 		return err
-	}}
+	}})
 }

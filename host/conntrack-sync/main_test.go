@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -92,6 +93,39 @@ func TestCheck(t *testing.T) {
 	if code != 1 || !strings.Contains(stderr, "b.conf:1: ") || !strings.Contains(stderr, "b.conf:2: ") || strings.Count(stderr, "\n") != 2 {
 		t.Errorf("two bad lines: %d\n%s", code, stderr)
 	}
+}
+
+// TestJSONOfCheckAndVersion: one document each, also of what is refused.
+func TestJSONOfCheckAndVersion(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	document := func(want int, wanted string, args ...string) {
+		t.Helper()
+		code, stdout, stderr := call(args...)
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, []byte(stdout)); err != nil || code != want || compact.String() != wanted {
+			t.Errorf("%q: %d %v %s\n%s\nwant\n%s", args, code, err, stderr, compact.String(), wanted)
+		}
+	}
+	document(0, `{"version":"unknown"}`, "version", "--json")
+	keepalived := write("keepalived", "vrrp_sync_group SG { group { VI } }\nvrrp_instance VI { virtual_ipaddress { 192.0.2.254/24 } }\n")
+	check := []string{"check", "--json", "--conf-dir", dir, "--keepalived-conf", keepalived}
+	write("a.conf", "set service conntrack-sync failover-mechanism vrrp sync-group SG\nset service conntrack-sync interface lo peer 127.0.0.2\n")
+	document(0, `{"set_lines":["set service conntrack-sync failover-mechanism vrrp sync-group 'SG'","set service conntrack-sync interface lo peer '127.0.0.2'"],`+
+		`"warnings":[],"problems":[],"groups":[{"group":"SG","members":["VI"],"virtual_addresses":["192.0.2.254"]}]}`, check...)
+	file := write("b.conf", "set service conntrack-sync colour red\nset service conntrack-sync interface lo port 0\n")
+	_, _, stderr := call(check...)
+	problems, err := json.Marshal(strings.Split(strings.TrimSuffix(stderr, "\n"), "\n"))
+	if err != nil || strings.Count(stderr, file+":") != 2 {
+		t.Errorf("%v %q", err, stderr)
+	}
+	document(1, `{"set_lines":[],"warnings":[],"problems":`+string(problems)+`,"groups":[]}`, check...)
 }
 
 // TestCheckOfAFile: --conf-dir is a directory.

@@ -10,12 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
-	"github.com/conntrack-sync/conntrack-sync/conf"
-	"github.com/conntrack-sync/conntrack-sync/conf/confwatch"
 	"github.com/conntrack-sync/conntrack-sync/host"
-	"github.com/conntrack-sync/conntrack-sync/shim"
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 	"github.com/spf13/cobra"
 )
@@ -91,67 +87,6 @@ func usable(path string) error {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-func checkCommand(o *options) *cobra.Command {
-	var confDir, keepalived string
-	c := &cobra.Command{Use: "check", Short: "Check the configuration and say what it means", Args: noArgs}
-	c.Flags().StringVar(&confDir, "conf-dir", defaultConfDir, "directory of *.conf")
-	c.Flags().StringVar(&keepalived, "keepalived-conf", defaultKeepalived, "keepalived's configuration")
-	c.RunE = func(*cobra.Command, []string) error {
-		files, err := confwatch.Read(confDir)
-		if errors.Is(err, fs.ErrNotExist) && !exists(confDir) {
-			return fmt.Errorf("%w; create it, or name another directory with --conf-dir", err)
-		}
-		if errors.Is(err, syscall.ENOTDIR) {
-			return fmt.Errorf("%w; --conf-dir names the directory of the *.conf files", err)
-		}
-		if err != nil {
-			return err
-		}
-		known := vrrpwatch.ReadConf(keepalived)
-		cfg, warnings, problems := conf.Parse(files, shim.Machine(keepalived, known.Keepalived))
-		for _, w := range warnings {
-			fmt.Fprintf(o.stderr, "warning: %s\n", w)
-		}
-		if len(problems) > 0 {
-			return oneEach(problems)
-		}
-		if cfg == nil {
-			return shim.ErrNotConfigured
-		}
-		for _, l := range cfg.SetLines() {
-			fmt.Fprintln(o.stdout, l)
-		}
-		if cfg.BGP != nil {
-			o.checkWindows()
-		}
-		return o.checkKeepalived(keepalived, known, cfg)
-	}
-	return c
-}
-
-// checkKeepalived says what is understood of keepalived.conf.
-func (o *options) checkKeepalived(path string, known vrrpwatch.Conf, cfg *conf.Config) error {
-	if errors.Is(known.Err, os.ErrNotExist) {
-		fmt.Fprintf(o.stdout, "# %s does not exist: no virtual addresses are known\n", path)
-		return nil
-	}
-	if known.Err != nil {
-		return known.Err
-	}
-	for _, w := range known.Warnings {
-		fmt.Fprintf(o.stderr, "warning: %s\n", w)
-	}
-	k := known.Keepalived
-	for _, group := range cfg.Groups() {
-		if !k.HasGroup(group) {
-			return fmt.Errorf("%s has no vrrp_sync_group %s; it has: %s", path, group, strings.Join(k.GroupNames(), " "))
-		}
-		fmt.Fprintf(o.stdout, "# %s: group %s has members %s and moves %v\n",
-			path, group, strings.Join(k.Members(group), " "), k.VirtualAddresses(group))
-	}
-	return nil
 }
 
 func notifyCommand(o *options) *cobra.Command {
