@@ -180,6 +180,9 @@ func TestKernelHoldsWhatWasWritten(t *testing.T) {
 				h.Status&nats != f.Status&nats || h.Has&flow.HasNAT != f.Has&flow.HasNAT {
 				t.Errorf("wrote\n%+v\nthe table has\n%+v", f, h)
 			}
+			if f.Orig.Proto == flow.ProtoTCP && h.TCP.FlagsOrig&h.TCP.FlagsReply&tcpFlagBeLiberal == 0 {
+				t.Errorf("%v is not tracked liberally: flags %#x and %#x", f.Orig, h.TCP.FlagsOrig, h.TCP.FlagsReply)
+			}
 		}
 	})
 }
