@@ -349,7 +349,7 @@ func TestFields(t *testing.T) {
 	// Back again.
 	was = waitEqual(t, l.R[1], l.R[0], opening)
 	strict(t, l.R[0])
-	gone := must[*lab.Process](t)(l.R[0].Start("destroyed", "conntrack", "-E", "-e", "DESTROY"))
+	gone := watchEnds(t, l.R[0])
 	rs[0].keepalived = must[*lab.Process](t)(l.R[0].StartKeepalived())
 	committed(t, l.R[0])
 	s = must[stats.Status](t)(l.R[0].Status())
@@ -358,10 +358,45 @@ func TestFields(t *testing.T) {
 		t.Errorf("in the first router's kernel:\n%s", strings.Join(diffs, "\n"))
 	}
 	k.goOn(t, "after the return")
-	for line := range strings.Lines(gone.Output()) {
+	gone.none(t, "by the commit")
+}
+
+// ends is a listener to the ends of flows in a router's kernel.
+type ends struct {
+	*lab.Process
+	n *lab.Node
+}
+
+// watchEnds starts one, and waits until it hears.
+func watchEnds(t *testing.T, n *lab.Node) ends {
+	t.Helper()
+	e := ends{must[*lab.Process](t)(n.Start("destroyed", "conntrack", "-E", "-e", "DESTROY")), n}
+	e.hears(t, "1")
+	return e
+}
+
+// hears ends flows from this port until one is told.
+func (e ends) hears(t *testing.T, port string) {
+	t.Helper()
+	wait(t, "the end of a flow being told", func() (bool, error) {
+		for _, do := range []string{"-I -t 600", "-D"} {
+			args := strings.Fields("conntrack " + do + " -p udp -s 192.0.2.99 -d 192.0.2.98 --dport 9 --sport " + port)
+			if _, err := e.n.Run(args...); err != nil {
+				return false, err
+			}
+		}
+		return strings.Contains(e.Output(), "src=192.0.2.99 dst=192.0.2.98 sport="+port+" "), fmt.Errorf("%q", e.Output())
+	})
+}
+
+// none demands that no client's flow ended so far, of a listener that still hears.
+func (e ends) none(t *testing.T, how string) {
+	t.Helper()
+	e.hears(t, "2")
+	for line := range strings.Lines(e.Output()) {
 		for _, a := range []string{lab.ClientAddr, portsClient, zoneClient, "fd01::10", "fd01:0:0:0:0:0:0:10"} {
 			if strings.Contains(line, "src="+a+" ") {
-				t.Errorf("destroyed by the commit: %s", line)
+				t.Errorf("destroyed %s: %s", how, line)
 			}
 		}
 	}
@@ -398,7 +433,7 @@ func TestFieldsInjected(t *testing.T) {
 	l := newLab(t, lab.Options{Config: [2]string{config, config}})
 	prepareKinds(t, l)
 	rs := startPair(t, l)
-	gone := must[*lab.Process](t)(l.R[1].Start("destroyed", "conntrack", "-E", "-e", "DESTROY"))
+	gone := watchEnds(t, l.R[1])
 	k := startKinds(t, l)
 	k.goOn(t, "at first")
 	var was map[flow.Key]flow.Flow
@@ -407,9 +442,10 @@ func TestFieldsInjected(t *testing.T) {
 		diffs := compare(was, table(t, l.R[1]), opening)
 		return len(diffs) == 0 && len(was) >= 40, fmt.Errorf("%d flows, %d differences:\n%s", len(was), len(diffs), strings.Join(diffs, "\n"))
 	})
-	for line := range strings.Lines(gone.Output()) {
-		if strings.Contains(line, "src="+lab.ClientAddr+" ") {
-			t.Errorf("destroyed by injecting: %s", line)
+	gone.none(t, "by injecting")
+	for what, n := range must[stats.Statistics](t)(l.R[1].Statistics()).Inject {
+		if n > 0 && (what == "recreated" || strings.HasPrefix(what, "refused")) {
+			t.Errorf("%s: %d", what, n)
 		}
 	}
 	_ = rs[0].keepalived.Stop()
