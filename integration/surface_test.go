@@ -285,7 +285,7 @@ func TestSyncGroupIsRequired(t *testing.T) {
 	if err := p.Wait(); err == nil || err.Error() != "exit status 1" || !strings.Contains(p.Output(), "No VRRP sync-group defined!") {
 		t.Errorf("without a group: %v\n%s", err, p.Output())
 	}
-	startSync(t, l.R[1])
+	p = startSync(t, l.R[1])
 	notify := func(kind, name, state string) {
 		must[string](t)(l.R[1].Run(l.R[1].Binary(), "notify", "--state-dir", l.R[1].StateDir(), kind, name, state, "100"))
 	}
@@ -293,6 +293,9 @@ func TestSyncGroupIsRequired(t *testing.T) {
 	notify("INSTANCE", "other", "MASTER")
 	notify("GROUP", "syncgrp", "BACKUP")
 	waitRole(t, l.R[1], "BACKUP")
+	if log := p.Output(); strings.Count(log, "transitioning to ") != 1 || !strings.Contains(log, "transitioning to BACKUP state for VRRP sync-group [syncgrp]") {
+		t.Errorf("the state of another group counted:\n%s", log)
+	}
 	s := must[stats.Status](t)(l.R[1].Status())
 	if ok, err := regexp.MatchString(`^BACKUP at [A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ \d{4}$`, s.LastTransition); !ok || err != nil {
 		t.Errorf("last transition %q", s.LastTransition)

@@ -320,6 +320,45 @@ func TestNotConfiguredStopsTheEngine(t *testing.T) {
 	settles(t, r.engine(t), "configure:SG")
 }
 
+// TestAnotherSyncGroupLive: with another sync-group the role is that group's, from
+// its state file, and the former group's does not count any more.
+func TestAnotherSyncGroupLive(t *testing.T) {
+	r := newRig(t)
+	e := r.engine(t)
+	r.answers(t)
+	states := r.dir + "/run/state"
+	record := func(group string, state vrrpwatch.State) {
+		t.Helper()
+		if err := vrrpwatch.Write(states, vrrpwatch.Record{Kind: "GROUP", Name: group, State: state, Stamp: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stands := func(group, role string) {
+		t.Helper()
+		eventually(t, group+" being "+role, func() bool {
+			s, err := Dial(r.dir + "/run").Status(t.Context())
+			return err == nil && s.SyncGroup == group && s.Role == role && strings.HasPrefix(s.LastTransition, role+" at ") && strings.Contains(e.told(), "role:"+role)
+		})
+	}
+	record("SG", vrrpwatch.Master)
+	record("OTHER", vrrpwatch.Backup)
+	stands("SG", "MASTER")
+	r.write(t, "conf.d/a.conf", strings.ReplaceAll(config, "sync-group SG", "sync-group OTHER"))
+	stands("OTHER", "BACKUP")
+	record("SG", vrrpwatch.Fault)
+	record("OTHER", vrrpwatch.Master)
+	stands("OTHER", "MASTER")
+	var told []string
+	for _, w := range strings.Fields(e.told()) {
+		if strings.HasPrefix(w, "configure:") || strings.HasPrefix(w, "role:") || w == "stop" {
+			told = append(told, w)
+		}
+	}
+	if got := strings.Join(told, " "); !strings.HasPrefix(got, "configure:SG role:MASTER configure:OTHER role:BACKUP") || strings.Contains(got, "FAULT") || strings.Contains(got, "stop") {
+		t.Errorf("the engine was told %s", got)
+	}
+}
+
 func TestControlSocket(t *testing.T) {
 	r := newRig(t)
 	e := r.engine(t)
