@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -44,33 +46,34 @@ func TestEverySettingLive(t *testing.T) {
 	for _, step := range []struct {
 		lines string // %p is the other router's number, %o this one's
 		want  []string
+		links string // afterwards, "": multicast on eth0
 	}{
-		{"set X ignore-address 198.51.100.0/24", []string{"set X ignore-address '198.51.100.0/24'"}},
-		{"set X ignore-address 198.51.100.0/25", []string{"delete X ignore-address '198.51.100.0/24'", "set X ignore-address '198.51.100.0/25'"}},
-		{"", []string{"delete X ignore-address '198.51.100.0/25'"}},
-		{"set X purge-timeout 30", []string{"set X purge-timeout '30'"}},
-		{"", []string{"delete X purge-timeout '30'"}},
-		{"set X sync-queue-size 2", []string{"set X sync-queue-size '2'"}},
-		{"set X event-listen-queue-size 32", []string{"delete X sync-queue-size '2'", "set X event-listen-queue-size '32'"}},
-		{"set X event-listen-queue-size 2", []string{"delete X event-listen-queue-size '32'", "set X event-listen-queue-size '2'"}},
-		{"set X startup-resync\nset X disable-syslog", []string{"delete X event-listen-queue-size '2'", "set X disable-syslog", "set X startup-resync"}},
-		{"set X expect-sync ftp", []string{"delete X disable-syslog", "delete X startup-resync", "set X expect-sync 'ftp'"}},
-		{"set X mcast-group 225.0.0.99", []string{"delete X expect-sync 'ftp'", "set X mcast-group '225.0.0.99'"}},
-		{"set X interface eth0 port 3785", []string{"delete X interface eth0", "delete X mcast-group '225.0.0.99'", "set X interface eth0 port '3785'"}},
-		{"set X interface eth0 port 3785\nset X interface eth1", []string{"set X interface eth1"}},
-		{"set X interface eth1\ndelete X interface eth0", []string{"delete X interface eth0 port '3785'"}},
-		{"", []string{"delete X interface eth1", "set X interface eth0"}},
-		{"set X interface eth0 peer 192.0.2.%p", []string{"delete X interface eth0", "set X interface eth0 peer '192.0.2.%p'"}},
-		{"set X interface eth0 peer fd77:0::%p", []string{"delete X interface eth0 peer '192.0.2.%p'", "set X interface eth0 peer 'fd77::%p'"}},
-		{"set X interface eth0 peer 192.0.2.%p\nset X listen-address 192.0.2.%o", []string{"delete X interface eth0 peer 'fd77::%p'", "set X interface eth0 peer '192.0.2.%p'", "set X listen-address '192.0.2.%o'"}},
-		{"", []string{"delete X interface eth0 peer '192.0.2.%p'", "delete X listen-address '192.0.2.%o'", "set X interface eth0"}},
-		{"set X interface eth0 protocol conntrackd", []string{"delete X interface eth0", "set X interface eth0 protocol 'conntrackd'"}},
-		{"", []string{"delete X interface eth0 protocol 'conntrackd'", "set X interface eth0"}},
+		{"set X ignore-address 198.51.100.0/24", []string{"set X ignore-address '198.51.100.0/24'"}, ""},
+		{"set X ignore-address 198.51.100.0/25", []string{"delete X ignore-address '198.51.100.0/24'", "set X ignore-address '198.51.100.0/25'"}, ""},
+		{"", []string{"delete X ignore-address '198.51.100.0/25'"}, ""},
+		{"set X purge-timeout 30", []string{"set X purge-timeout '30'"}, ""},
+		{"", []string{"delete X purge-timeout '30'"}, ""},
+		{"set X sync-queue-size 2", []string{"set X sync-queue-size '2'"}, ""},
+		{"set X event-listen-queue-size 32", []string{"delete X sync-queue-size '2'", "set X event-listen-queue-size '32'"}, ""},
+		{"set X event-listen-queue-size 2", []string{"delete X event-listen-queue-size '32'", "set X event-listen-queue-size '2'"}, ""},
+		{"set X startup-resync\nset X disable-syslog", []string{"delete X event-listen-queue-size '2'", "set X disable-syslog", "set X startup-resync"}, ""},
+		{"set X expect-sync ftp", []string{"delete X disable-syslog", "delete X startup-resync", "set X expect-sync 'ftp'"}, ""},
+		{"set X mcast-group 225.0.0.99", []string{"delete X expect-sync 'ftp'", "set X mcast-group '225.0.0.99'"}, "eth0 225.0.0.99 3780"},
+		{"set X interface eth0 port 3785", []string{"delete X interface eth0", "delete X mcast-group '225.0.0.99'", "set X interface eth0 port '3785'"}, "eth0 225.0.0.50 3785"},
+		{"set X interface eth0 port 3785\nset X interface eth1", []string{"set X interface eth1"}, "eth0 225.0.0.50 3785, eth1 225.0.0.50 3780"},
+		{"set X interface eth1\ndelete X interface eth0", []string{"delete X interface eth0 port '3785'"}, "eth1 225.0.0.50 3780"},
+		{"", []string{"delete X interface eth1", "set X interface eth0"}, ""},
+		{"set X interface eth0 peer 192.0.2.%p", []string{"delete X interface eth0", "set X interface eth0 peer '192.0.2.%p'"}, "eth0 192.0.2.%p 3780"},
+		{"set X interface eth0 peer fd77:0::%p", []string{"delete X interface eth0 peer '192.0.2.%p'", "set X interface eth0 peer 'fd77::%p'"}, "eth0 fd77::%p 3780"},
+		{"set X interface eth0 peer 192.0.2.%p\nset X listen-address 192.0.2.%o", []string{"delete X interface eth0 peer 'fd77::%p'", "set X interface eth0 peer '192.0.2.%p'", "set X listen-address '192.0.2.%o'"}, "eth0 192.0.2.%p 3780"},
+		{"", []string{"delete X interface eth0 peer '192.0.2.%p'", "delete X listen-address '192.0.2.%o'", "set X interface eth0"}, ""},
+		{"set X interface eth0 protocol conntrackd", []string{"delete X interface eth0", "set X interface eth0 protocol 'conntrackd'"}, ""},
+		{"", []string{"delete X interface eth0 protocol 'conntrackd'", "set X interface eth0"}, ""},
 	} {
 		var before [2][]string
-		var caches [2]stats.Main
+		var caches [2]stats.Statistics
 		for i, n := range l.R {
-			before[i], caches[i] = changesOf(rs[i].sync), must[stats.Statistics](t)(n.Statistics()).Main
+			before[i], caches[i] = changesOf(rs[i].sync), must[stats.Statistics](t)(n.Statistics())
 			conf(t, n, "zz.conf", numbered(step.lines, i)+"\n")
 		}
 		for i := range l.R {
@@ -92,17 +95,52 @@ func TestEverySettingLive(t *testing.T) {
 			if p := plugin(t, n); p.PID != engines[i].PID {
 				t.Errorf("%q restarted the engine of r%d", step.lines, i+1)
 			}
-			after := must[stats.Statistics](t)(n.Statistics()).Main
-			// A message sent again counts its flow as destroyed and created, as
-			// conntrackd does: the one just made may be among those.
-			if after.CacheInternal.Destroyed > caches[i].CacheInternal.Destroyed+2 || after.CacheExternal.Destroyed > caches[i].CacheExternal.Destroyed+2 {
-				t.Errorf("%q: entries left a cache of r%d: before %+v %+v, after %+v %+v", step.lines, i+1,
-					caches[i].CacheInternal, *caches[i].CacheExternal, after.CacheInternal, *after.CacheExternal)
-			}
+			kept(t, fmt.Sprintf("%q at r%d", step.lines, i+1), caches[i], must[stats.Statistics](t)(n.Statistics()))
+			onLinks(t, n, step.lines, numbered(cmp.Or(step.links, "eth0 225.0.0.50 3780"), i))
 		}
 	}
 	if r := must[lab.Held](t)(h.Round()); r.OK != 10 {
 		t.Errorf("the flows: %v", r.Failed)
+	}
+}
+
+// kept compares a node before and after a change: its session and its caches stay.
+func kept(t *testing.T, what string, before, after stats.Statistics) {
+	t.Helper()
+	if was, is := before.Session["peer_restarts"], after.Session["peer_restarts"]; was != is {
+		t.Errorf("%s: the session began anew: %d restarts of the peer, %d before", what, is, was)
+	}
+	// A message sent again counts its flow as destroyed and created, as
+	// conntrackd does: the one just made may be among those.
+	if a, b := after.Main, before.Main; a.CacheInternal.Destroyed > b.CacheInternal.Destroyed+2 || a.CacheExternal.Destroyed > b.CacheExternal.Destroyed+2 {
+		t.Errorf("%s: entries left a cache: before %+v %+v, after %+v %+v", what, b.CacheInternal, *b.CacheExternal, a.CacheInternal, *a.CacheExternal)
+	}
+}
+
+var queueSize = regexp.MustCompile(`sync-queue-size (\d+)`)
+
+// onLinks says whether a node sends to these links and listens on them, with
+// buffers of the size that is set.
+func onLinks(t *testing.T, n *lab.Node, lines, want string) {
+	t.Helper()
+	var got []string
+	list := sockets(t, n)
+	for _, k := range must[stats.Status](t)(n.Status()).Links {
+		got = append(got, fmt.Sprint(k.Interface, " ", k.Address, " ", k.Port))
+		if at := fmt.Sprintf("%%%s:%d ", k.Interface, k.Port); !strings.Contains(list, at) {
+			t.Errorf("%q: %s does not listen on %s:\n%s", lines, n.Name, at, list)
+		}
+	}
+	if s := strings.Join(got, ", "); s != want {
+		t.Errorf("%q: the links of %s are %q, want %q", lines, n.Name, s, want)
+	}
+	size := 16
+	if m := queueSize.FindStringSubmatch(lines); m != nil {
+		size = must[int](t)(strconv.Atoi(m[1]))
+	}
+	// The kernel doubles what is asked for.
+	if rb := fmt.Sprintf("rb%d,", size<<21); strings.Count(list, rb) < 2*len(got) {
+		t.Errorf("%q: the sockets of %s lack buffers of %d MB:\n%s", lines, n.Name, size, list)
 	}
 }
 
