@@ -187,6 +187,22 @@ func TestConntrackdsOutput(t *testing.T) {
 			t.Errorf("%s: conntrackd prints %q, too little to compare", c.what, want)
 		}
 	}
+
+	// -F: the peer is told of every end.
+	client := func(out string) int {
+		return strings.Count(out, "src=10.1.0.77 ") + strings.Count(out, "src="+lab.ClientAddr+" ")
+	}
+	if out := must[string](t)(ours[1].run("-e")); client(out) < 11 {
+		t.Fatalf("on r2 before -F:\n%s", out)
+	}
+	must[string](t)(ours[0].run("-F"))
+	wait(t, "the flows ending on r2", func() (bool, error) {
+		out, err := ours[1].run("-e")
+		return err == nil && client(out) == 0, fmt.Errorf("%w\n%s", err, out)
+	})
+	if out := must[string](t)(ours[0].run("-i")); client(out) != 0 {
+		t.Errorf("on r1 after -F:\n%s", out)
+	}
 }
 
 const ftpHelper = `table inet helpers {
