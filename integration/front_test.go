@@ -198,7 +198,7 @@ func TestConntrackdsOutput(t *testing.T) {
 	must[string](t)(ours[0].run("-F"))
 	wait(t, "the flows ending on r2", func() (bool, error) {
 		out, err := ours[1].run("-e")
-		return err == nil && client(out) == 0, fmt.Errorf("%w\n%s", err, out)
+		return err == nil && client(out) == 0, fmt.Errorf("%v\n%s", err, out)
 	})
 	if out := must[string](t)(ours[0].run("-i")); client(out) != 0 {
 		t.Errorf("on r1 after -F:\n%s", out)
