@@ -72,8 +72,10 @@ func TestEverySettingLive(t *testing.T) {
 	} {
 		var before [2][]string
 		var caches [2]stats.Statistics
+		var met [2]int
 		for i, n := range l.R {
 			before[i], caches[i] = changesOf(rs[i].sync), must[stats.Statistics](t)(n.Statistics())
+			met[i] = strings.Count(rs[i].sync.Output(), meets)
 			conf(t, n, "zz.conf", numbered(step.lines, i)+"\n")
 		}
 		for i := range l.R {
@@ -96,6 +98,9 @@ func TestEverySettingLive(t *testing.T) {
 				t.Errorf("%q restarted the engine of r%d", step.lines, i+1)
 			}
 			kept(t, fmt.Sprintf("%q at r%d", step.lines, i+1), caches[i], must[stats.Statistics](t)(n.Statistics()))
+			if is := strings.Count(rs[i].sync.Output(), meets); is != met[i] {
+				t.Errorf("%q: r%d met its peer anew", step.lines, i+1)
+			}
 			onLinks(t, n, step.lines, numbered(cmp.Or(step.links, "eth0 225.0.0.50 3780"), i))
 		}
 	}
@@ -104,7 +109,11 @@ func TestEverySettingLive(t *testing.T) {
 	}
 }
 
-// kept compares a node before and after a change: its session and its caches stay.
+// meets is what a node's log says of a peer whose session of our protocol is new.
+const meets = `"a node is met on the link"`
+
+// kept compares a node before and after a change: its session of conntrackd's
+// protocol and its caches stay.
 func kept(t *testing.T, what string, before, after stats.Statistics) {
 	t.Helper()
 	if was, is := before.Session["peer_restarts"], after.Session["peer_restarts"]; was != is {
