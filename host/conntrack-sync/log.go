@@ -3,18 +3,26 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"log/syslog"
+	"net"
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
 	defaultSyslog = "/dev/log"
 	syslogTag     = "conntrack-sync"
+	// syslogWait is how long a line waits for a syslog that does not read: logging
+	// must never hold up a take-over.
+	syslogWait = 5 * time.Millisecond
+
+	facilityDaemon                            = 3 << 3
+	severityErr, severityWarn, severityNotice = 3, 4, 5
 )
 
 // logger writes each record to standard error and, unless the configuration
@@ -24,7 +32,8 @@ type logger struct {
 	mu      sync.Mutex
 	path    string // of syslog's socket
 	on      bool
-	out     *syslog.Writer // nil: not connected
+	out     net.Conn // nil: not connected
+	lost    int      // lines syslog did not take since the last one it took
 	journal bool
 	stderr  io.Writer
 }
@@ -78,26 +87,50 @@ func (l *logger) send(level slog.Level, line []byte) (sent bool) {
 		return false
 	}
 	if l.out == nil {
-		w, err := syslog.Dial("unixgram", l.path, syslog.LOG_DAEMON|syslog.LOG_INFO, syslogTag)
+		c, err := net.Dial("unixgram", l.path)
 		if err != nil {
 			return false
 		}
-		l.out = w
+		l.out = c
 	}
-	text := string(bytes.TrimSuffix(withoutTime(line), []byte("\n")))
-	put := l.out.Notice
+	severity := severityNotice
 	switch {
 	case level >= slog.LevelError:
-		put = l.out.Err
+		severity = severityErr
 	case level >= slog.LevelWarn:
-		put = l.out.Warning
+		severity = severityWarn
 	}
-	if err := put(text); err != nil {
-		_ = l.out.Close()
-		l.out = nil
+	if l.lost > 0 && !l.put(severityWarn, fmt.Sprintf("syslog did not take %d lines; standard error has them", l.lost)) {
+		l.lost++
+		return false
+	}
+	l.lost = 0
+	if !l.put(severity, string(bytes.TrimSuffix(withoutTime(line), []byte("\n")))) {
+		l.lost++
 		return false
 	}
 	return true
+}
+
+// put sends one line in the form of local syslog sockets (RFC 3164, no host name).
+func (l *logger) put(severity int, text string) bool {
+	if l.out == nil {
+		return false
+	}
+	wait := syslogWait
+	if l.lost > 0 {
+		wait = 100 * time.Microsecond // it was waited for in vain
+	}
+	_ = l.out.SetWriteDeadline(time.Now().Add(wait))
+	_, err := fmt.Fprintf(l.out, "<%d>%s %s[%d]: %s\n", facilityDaemon|severity, time.Now().Format(time.Stamp), syslogTag, os.Getpid(), text)
+	if err == nil {
+		return true
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) { // it has gone
+		_ = l.out.Close()
+		l.out = nil
+	}
+	return false
 }
 
 // withoutTime cuts the first member, time=..., of a text record.

@@ -52,6 +52,44 @@ func TestSyslog(t *testing.T) {
 	}
 }
 
+// TestSyslogThatDoesNotRead holds nothing up, and is told what it missed.
+func TestSyslogThatDoesNotRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	sock, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	var stderr bytes.Buffer
+	l := newLogger(&stderr, path)
+	l.syslog(true)
+	log := slog.New(newHandler(l))
+	const lines = 2000 // more than any queue of datagrams
+	for i := range lines {
+		log.Info("line", "i", i)
+	}
+	if got := strings.Count(stderr.String(), "\n"); got != lines {
+		t.Errorf("standard error has %d lines", got)
+	}
+	buf := make([]byte, 1000)
+	told := func() (n int, text string) {
+		for {
+			_ = sock.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			k, err := sock.Read(buf)
+			if err != nil {
+				return n, text
+			}
+			n, text = n+1, text+string(buf[:k])
+		}
+	}
+	taken, _ := told()
+	log.Info("it reads again")
+	n, text := told()
+	if want := fmt.Sprintf("syslog did not take %d lines", lines-taken); n != 2 || !strings.Contains(text, want) {
+		t.Errorf("%d lines taken, then %d: %s; want %q", taken, n, text, want)
+	}
+}
+
 // TestSyslogComesAndGoes: lines go to standard error while nobody listens.
 func TestSyslogComesAndGoes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,10 +32,11 @@ func (l *wireLink) Send(batch [][]byte) error {
 func (l *wireLink) MaxPayload() int      { return 1472 }
 func (l *wireLink) Stats() stats.Channel { return stats.Channel{} }
 
-// bench is two engines without kernel, clock and goroutines: what happens is what
-// the test does.
+// bench is two engines without kernel and clock: what happens is what the test
+// does. The one goroutine there is, that of a full copy when they meet, has ended
+// before anything is measured.
 type bench struct {
-	now   time.Time
+	clock atomic.Int64
 	ends  [2]*Engine
 	links [2]*wireLink
 	addrs [2]netip.AddrPort
@@ -43,20 +45,21 @@ type bench struct {
 }
 
 func newBench(tb testing.TB, native bool) *bench {
-	b := &bench{now: time.Unix(1_000_000, 0)}
+	b := &bench{}
+	b.clock.Store(1_000_000 * int64(time.Second))
 	protocol := conf.ProtocolConntrackd
 	if native {
 		protocol = conf.ProtocolNative
 	}
 	for i := range b.ends {
-		e := New(Options{Now: func() time.Time { return b.now }})
+		e := New(Options{Now: b.now})
 		b.links[i] = &wireLink{}
 		b.addrs[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 3780)
 		e.link, e.fill.done, e.own.on = b.links[i], true, native
 		e.settings = &settings{}
 		e.settings.McastGroup = conf.DefaultMcastGroup
 		e.settings.Interfaces = []conf.Interface{{Name: "eth0", Protocol: protocol}}
-		e.fill.ended = b.now.Add(1000 * time.Hour) // no audits
+		e.fill.ended = b.now().Add(1000 * time.Hour) // no audits
 		e.filter = newFilter(e.settings, nil, nil, nil)
 		b.ends[i] = e
 	}
@@ -64,15 +67,21 @@ func newBench(tb testing.TB, native bool) *bench {
 	for range 40 { // they meet
 		b.step()
 	}
-	if len(b.ends[0].own.session.Peers()) == 0 && native || !native && !b.ends[0].session.Alive(b.now) {
+	if len(b.ends[0].own.session.Peers()) == 0 && native || !native && !b.ends[0].session.Alive(b.now()) {
 		tb.Fatal("the engines have not met")
+	}
+	for b.ends[0].copying() || b.ends[1].copying() {
+		time.Sleep(copyPause)
+		b.step()
 	}
 	return b
 }
 
+func (b *bench) now() time.Time { return time.Unix(0, b.clock.Load()) }
+
 // step lets a tick pass on both and delivers what they say.
 func (b *bench) step() {
-	b.now = b.now.Add(tickEvery)
+	b.clock.Add(int64(tickEvery))
 	for _, e := range b.ends {
 		e.tick()
 	}
@@ -84,6 +93,7 @@ func (b *bench) step() {
 func (b *bench) pump() {
 	for i := range b.ends {
 		l := b.links[i]
+		b.ends[i].mu.Lock() // under it the engine sends
 		for first := 0; first < l.used; {
 			n := min(l.used-first, len(b.from))
 			for k := range n {
@@ -93,6 +103,7 @@ func (b *bench) pump() {
 			first += n
 		}
 		l.used = 0
+		b.ends[i].mu.Unlock()
 	}
 }
 
@@ -108,7 +119,7 @@ func (b *bench) event(t flow.EventType, i int, state uint8) {
 
 // capture hands the batch to the active.
 func (b *bench) capture() {
-	b.now = b.now.Add(time.Millisecond)
+	b.clock.Add(int64(time.Millisecond))
 	b.ends[0].onEvents(b.batch, nil)
 	b.batch = b.batch[:0]
 	b.pump()
