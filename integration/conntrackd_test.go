@@ -275,7 +275,7 @@ func TestConntrackdRestarts(t *testing.T) {
 			restartTheirs()
 			here("after the restart of the active")
 			ours.Kill()
-			ours = startSync(t, l.R[0])
+			startSync(t, l.R[0])
 			here("after our restart as the standby")
 			keepalived[0] = must[*lab.Process](t)(l.R[0].StartKeepalived())
 			committed(t, l.R[0])

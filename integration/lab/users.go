@@ -302,7 +302,7 @@ func bulkUp(u *user) error {
 }
 
 func serveUpload(c net.Conn) {
-	if err := compare(c, func() { _, _ = c.Write([]byte{1}) }); err != nil && !errors.Is(err, io.EOF) {
+	if err := compare(c, func() { _, _ = c.Write([]byte{1}) }); !errors.Is(err, io.EOF) {
 		_, _ = c.Write([]byte{0})
 	}
 }
