@@ -55,7 +55,7 @@ func (e *Engine) runCommit(ctx context.Context, trigger string) (stats.Commit, e
 		err = c.removeEnded(ctx)
 	}
 	if err == nil {
-		err = c.run(ctx)
+		err = c.write(ctx)
 	}
 	if err == nil {
 		err = c.commitExpects(ctx)
@@ -182,10 +182,21 @@ func removal(k flow.Key) flow.Change {
 	return ch
 }
 
-func (c *commit) run(ctx context.Context) error {
-	c.engine.mu.Lock()
-	changed := c.engine.direct() || c.engine.takeover.whole // then only what is not in the kernel yet
-	c.engine.mu.Unlock()
+// write writes the flows.
+func (c *commit) write(ctx context.Context) error {
+	e := c.engine
+	e.mu.Lock()
+	changed := e.direct() || e.takeover.whole // then only what is not in the kernel yet
+	n := e.external.DirtyCount()
+	e.mu.Unlock()
+	hear, err := c.deafen(n)
+	if err != nil {
+		e.log.Warn("events of new flows cannot be turned off, the commit takes longer", "err", err)
+	}
+	return errors.Join(c.run(ctx, changed), hear())
+}
+
+func (c *commit) run(ctx context.Context, changed bool) error {
 	for range commitPasses {
 		wrote, err := c.pass(ctx, changed)
 		if err != nil {

@@ -50,6 +50,9 @@ type Kernel interface {
 	// read. UsableAddrs are the addresses of interfaces that are up.
 	AddrsChanged() bool
 	UsableAddrs() ([]netip.Addr, error)
+	// Births says whether events about new flows are wanted, and returns whether
+	// they come: they do where others want them.
+	Births(wanted bool) (come bool, err error)
 	// SetEventBuffer asks for room for events and returns what was given.
 	SetEventBuffer(bytes int) (int, error)
 	Close() error
@@ -157,6 +160,7 @@ type Engine struct {
 	fills    uint64 // comparisons with the kernel's table
 	traffic  stats.Traffic
 	fill     fill
+	births   births
 	ask      ask
 	moved    moved
 	audits   uint64 // comparisons with the kernel that nothing asked for
@@ -249,6 +253,7 @@ func (e *Engine) tick() {
 	e.watchPeer(now)
 	e.watchCopy(now)
 	e.watchPurge(now)
+	e.watchBirths(now)
 	e.watchFill(now)
 	e.watchArmed(now)
 	e.watchTakeover(now)

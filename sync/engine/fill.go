@@ -56,6 +56,9 @@ func (e *Engine) beginFill(a audit) {
 	defer e.mu.Unlock()
 	e.internal.NewGeneration()
 	e.fills++
+	if a.cancel == nil && !e.births.deaf {
+		e.births.unheard = false
+	}
 	e.fill = fill{done: e.fill.done, running: true, began: e.now(), buried: map[flow.Key]uint32{}, audit: a}
 }
 
@@ -89,6 +92,9 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 		f.Has &^= e.internal.Has(r)
 		e.internal.Merge(r, f)
 		return
+	case r == 0 && e.committed(&k):
+		e.insert(now, f)
+		return
 	case r == 0:
 		e.fill.missing++
 		kind = wire.CTNew
@@ -104,6 +110,13 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 	if tell && r != 0 {
 		e.queueFlow(kind, r)
 	}
+}
+
+// committed reports whether a commit wrote the flow here for the peer, to whom it
+// is no news.
+func (e *Engine) committed(k *flow.Key) bool {
+	r := e.external.Find(k)
+	return r != 0 && !e.external.Dirty(r)
 }
 
 // mergeDumped merges an entry of a dump. Its timeout is what is left of the
@@ -170,6 +183,7 @@ func (e *Engine) endFill(whole bool) {
 func (e *Engine) watchFill(now time.Time) {
 	f := &e.fill
 	switch {
+	case e.committing(): // the kernel writes for one and reads for one at a time
 	case !f.done || f.running && f.audit.cancel == nil:
 	case f.wanted != "" && f.running:
 		f.audit.cancel()

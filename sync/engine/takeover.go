@@ -233,7 +233,7 @@ func (e *Engine) watchTakeover(now time.Time) {
 			return nil
 		})
 	}
-	if e.commit != nil && e.commit.Running {
+	if e.committing() {
 		t.since, t.opened = now, now
 		return
 	}

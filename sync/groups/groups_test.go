@@ -232,6 +232,37 @@ func TestOppositeRoles(t *testing.T) {
 	}
 }
 
+// TestACommitOfAnotherGroup: while one group writes much into the kernel, flows of the
+// other that begin are heard of as ever.
+func TestACommitOfAnotherGroup(t *testing.T) {
+	la, lb := udptest.Pair(9, udptest.Faults{})
+	a, b := start(t, la, "red", "blue"), start(t, lb, "red", "blue")
+	a.roles(t, map[string]string{"red": "MASTER", "blue": "BACKUP"})
+	b.roles(t, map[string]string{"red": "BACKUP", "blue": "MASTER"})
+	a.put("red", 0, 1000)
+	holds(t, b, "red", flow.External, keys("red", 0, 1000))
+	release := b.table.HoldApply()
+	committed := make(chan error, 1)
+	go func() {
+		_, err := b.Commit(of("red"))
+		committed <- err
+	}()
+	for running := false; !running; {
+		st, err := b.Status(of("red"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		running = st.Commit != nil && st.Commit.Running
+	}
+	b.put("blue", 0, 10)
+	holds(t, b, "blue", flow.Internal, keys("blue", 0, 10))
+	release()
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	holds(t, b, "red", flow.Internal, keys("red", 0, 1000))
+}
+
 // TestAGroupComesAndGoes while the other goes on: flows change hands.
 func TestAGroupComesAndGoes(t *testing.T) {
 	la, lb := udptest.Pair(8, udptest.Faults{})

@@ -229,6 +229,14 @@ func (v *kernelView) AddrsChanged() bool {
 	return changed
 }
 
+// Births lets events of new flows come wherever another engine needs them.
+func (v *kernelView) Births(wanted bool) (come bool, err error) {
+	s := v.share
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return v.Kernel.Births(wanted || len(s.list()) > 1)
+}
+
 // SetEventBuffer asks for as much room as the engine that wants most.
 func (v *kernelView) SetEventBuffer(bytes int) (int, error) {
 	v.share.mu.Lock()

@@ -91,6 +91,16 @@ func (c *Conn) SetEventBuffer(bytes int) (int, error) {
 	return got / 2, nil
 }
 
+// Births turns events about new flows on, as they are at first, or off; come says
+// which. The kernel makes such an event in the time of whoever adds the entry, and
+// makes none when nobody listens. Later events of a flow born unheard come as usual.
+func (c *Conn) Births(wanted bool) (come bool, err error) {
+	if err := c.events.births(wanted); err != nil {
+		return !wanted, fmt.Errorf("turn events of new flows on or off: %w", err)
+	}
+	return wanted, nil
+}
+
 // interrupt makes the end of ctx unblock a read of nl; the returned function
 // undoes it.
 func interrupt(ctx context.Context, nl interface{ SetReadDeadline(time.Time) error }) (stop func()) {

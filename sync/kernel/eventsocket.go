@@ -87,6 +87,15 @@ func (s *eventSocket) openTimer() error {
 	return err
 }
 
+// births joins or leaves the group of new flows.
+func (s *eventSocket) births(join bool) error {
+	opt := unix.NETLINK_DROP_MEMBERSHIP
+	if join {
+		opt = unix.NETLINK_ADD_MEMBERSHIP
+	}
+	return s.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_NETLINK, opt, groupNew) })
+}
+
 // Close closes the socket; wait and sleep return.
 func (s *eventSocket) Close() error {
 	var errs []error

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +240,36 @@ func TestExistingFlowsAreUpdatedInPlace(t *testing.T) {
 			if e.Type == flow.EventDestroy || !e.Own {
 				t.Errorf("event %v of %v, own %v", e.Type, e.Flow.Orig, e.Own)
 			}
+		}
+	})
+}
+
+// TestBirthsUnheard: what is born while nobody listens is heard of when it changes
+// and when it ends.
+func TestBirthsUnheard(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		hear := func(wanted bool) {
+			if come, err := c.Births(wanted); err != nil || come != wanted {
+				t.Fatalf("births wanted %v, come %v, %v", wanted, come, err)
+			}
+		}
+		hear(false)
+		quiet := established(client, server, 1200, 80)
+		upsert(t, c, quiet)
+		run(t, "conntrack", "-U", "-p", "tcp", "--orig-src", client.String(), "--mark", "7")
+		hear(true)
+		last := established(client, server, 2000, 80)
+		upsert(t, c, last)
+		run(t, "conntrack", "-D", "-p", "tcp", "--orig-port-src", "1200", "--orig-src", client.String())
+		var said []flow.EventType
+		for _, e := range collect(t, c, func(e flow.Event) bool { return e.Type == flow.EventDestroy }) {
+			if e.Flow.Orig == quiet.Orig {
+				said = append(said, e.Type)
+			}
+		}
+		if !slices.Equal(said, []flow.EventType{flow.EventUpdate, flow.EventDestroy}) {
+			t.Errorf("of a flow born unheard: %v", said)
 		}
 	})
 }

@@ -28,6 +28,7 @@ type Table struct {
 	slow    chan struct{} // Apply does
 	firm    chan struct{} // closed when Apply may go on, cancelled or not
 	passing []uint8
+	deaf    bool // events of new flows do not come
 }
 
 type delivery struct {
@@ -151,7 +152,7 @@ func (t *Table) put(f flow.Flow, own, silent bool) {
 		ev.Type = flow.EventNew
 	}
 	t.flows[k], ev.Flow = f, f
-	if !silent {
+	if !silent && !(t.deaf && ev.Type == flow.EventNew) {
 		t.queue = append(t.queue, delivery{event: ev})
 	}
 }
@@ -351,6 +352,19 @@ func (t *Table) Passing() []uint8 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Clone(t.passing)
+}
+
+// Deaf reports whether events of new flows are turned off.
+func (t *Table) Deaf() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.deaf
+}
+
+// Births turns events of new flows on or off.
+func (t *Table) Births(wanted bool) (come bool, err error) {
+	t.mutate(func() { t.deaf = !wanted })
+	return wanted, nil
 }
 
 // SetEventBuffer grants everything.
