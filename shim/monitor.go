@@ -8,9 +8,15 @@ import (
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
 
-// lookEvery is how often the engine is asked how it stands. What hangs on it,
-// readiness and the proof of equality, is settled once a second by the nodes.
-const lookEvery = 200 * time.Millisecond
+// The engine is asked how it stands every lookEvery while something moves and every
+// calmEvery else. What hangs on it, readiness and the proof of equality, is settled
+// once a second by the nodes.
+const (
+	lookEvery = 200 * time.Millisecond
+	calmEvery = time.Second
+	// restless is how long a role is new.
+	restless = 10 * time.Second
+)
 
 // youth is how long an engine may not have heard a peer that is there.
 const youth = 3 * time.Second
@@ -25,11 +31,20 @@ func (s *Shim) monitor(ctx context.Context) error {
 	defer t.Stop()
 	files := readyFiles{shim: s, failed: map[string]string{}}
 	alarms := alarmLog{}
-	for {
-		if st, e, err := s.look(ctx); err == nil && ctx.Err() == nil {
-			alarms.look(s, s.opt.Now(), st.Alarms)
-			s.judge(e)
-			s.watchLowered()
+	var looked time.Time
+	var changed <-chan struct{}
+	for kicked := true; ; {
+		now := s.opt.Now()
+		if kicked || closed(changed) || now.Sub(looked) >= calmEvery || alarms.doubtful() || s.moves(now) {
+			looked = now
+			changed = s.view(func() {})
+			if st, e, err := s.look(ctx); err == nil && ctx.Err() == nil {
+				alarms.look(s, now, st.Alarms)
+				s.judge(e)
+				s.watchLowered()
+			}
+		}
+		if s.configured() {
 			files.write()
 		}
 		select {
@@ -37,9 +52,36 @@ func (s *Shim) monitor(ctx context.Context) error {
 			files.leave()
 			return ctx.Err()
 		case <-t.C:
+			kicked = false
 		case <-s.kick:
+			kicked = true
 		}
 	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// moves reports whether more than what a second brings is to be expected: a role or
+// an engine is new, a hand-over or a commit runs, a node is not ready.
+func (s *Shim) moves(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine == nil || s.young() || s.lastCommit != nil && s.lastCommit.Running {
+		return true
+	}
+	for _, g := range s.groups {
+		if !g.ready.Ready || g.handing || g.lowered != "" || g.receipt != nil && now.Sub(g.receipt.at) < restless {
+			return true
+		}
+	}
+	return false
 }
 
 // lookNow asks the monitor for a look without waiting for its time.
@@ -87,6 +129,17 @@ func (l alarmLog) look(s *Shim, now time.Time, alarms []string) {
 		}
 		delete(l, key)
 	}
+}
+
+// doubtful reports whether there is an alarm of which it is not known yet whether it
+// lasts.
+func (l alarmLog) doubtful() bool {
+	for _, a := range l {
+		if !a.logged {
+			return true
+		}
+	}
+	return false
 }
 
 // alarmKey is an alarm without its numbers, which change from look to look.

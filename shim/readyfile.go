@@ -24,8 +24,8 @@ func (s *Shim) readyPath(name string, first bool) string {
 	return filepath.Join(s.opt.RunDir, "ready-"+name)
 }
 
-// readyFiles keeps each group's file as it should be. The files are compared at
-// each look: keepalived overwrites them at its own start.
+// readyFiles keeps each group's file as it should be. The files are compared
+// every lookEvery: keepalived overwrites them at its own start.
 type readyFiles struct {
 	shim   *Shim
 	failed map[string]string

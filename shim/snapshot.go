@@ -15,7 +15,7 @@ type Snapshot struct {
 // GroupSnapshot is what a host may follow of a sync group.
 type GroupSnapshot struct {
 	GroupState
-	Readiness stats.Readiness // at the last look, five times a second
+	Readiness stats.Readiness // at the last look, which is a second old at most
 }
 
 // Snapshot is what is true now, and a channel that is closed at the next change.

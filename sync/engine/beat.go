@@ -33,7 +33,7 @@ const (
 // proven; it goes out every second, and soon after the last flow of a row.
 func (e *Engine) beat(now time.Time) {
 	o := &e.own
-	due := now.Sub(o.beaten) >= beatEvery || now.Sub(o.beaten) >= hurry && e.somebodyDiffers(now)
+	due := now.Sub(o.proved) >= beatEvery || now.Sub(o.proved) >= hurry && e.somebodyDiffers(now)
 	unreported := o.session.Held() > 0 && now.Sub(o.beaten) >= solicit
 	if !due && !unreported && !o.beatSoon && !(o.sentData && now.Sub(o.beaten) >= tailProbe) {
 		return
@@ -47,7 +47,7 @@ func (e *Engine) beat(now time.Time) {
 	if due || o.beatSoon {
 		e.frameReports(now, true)
 		e.frameDigest(now)
-		o.beatSoon = false
+		o.beatSoon, o.proved = false, now
 	}
 	o.beaten, o.sentData = now, false
 	e.closeFrame(now)

@@ -30,6 +30,7 @@ type spoken struct {
 
 	probed   time.Time // when a report was asked for at once
 	beaten   time.Time // when the last beat went out
+	proved   time.Time // when the last one with a digest did
 	sentData bool      // data went out since
 	beatSoon bool
 	solicit  bool // the next frame asks for a report at once

@@ -120,3 +120,28 @@ func TestNativeProofIsShown(t *testing.T) {
 		})
 	}
 }
+
+// TestNativeProofUnderSteadyTraffic: what goes out without a pause does not keep the
+// digest from being sent.
+func TestNativeProofUnderSteadyTraffic(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	a, b := nodes[0], nodes[1]
+	churn(a, 0, 100)
+	eventually(t, "proof", func() error {
+		if v := status(t, b).View; v == nil || !v.InSync {
+			return fmt.Errorf("view %+v", v)
+		}
+		return nil
+	})
+	first := status(t, b).View.Entries
+	n := 1000
+	eventually(t, "another proof under traffic", func() error {
+		a.table.Put(flowNo(n))
+		n++
+		if v := status(t, b).View; v == nil || !v.InSync || v.Entries < first+100 {
+			return fmt.Errorf("view %+v after %d flows", v, n-1000)
+		}
+		return nil
+	})
+}

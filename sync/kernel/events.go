@@ -18,7 +18,7 @@ const (
 
 // Events reads conntrack events until ctx ends and hands them over in the
 // kernel's order, flows and expectations mixed: at once when there are few; under
-// load, from 2,000 a second on, those of 4 to 7 ms, and up to 1024 when the reader
+// load, from 2,000 a second on, those of 4 to 9 ms, and up to 1024 when the reader
 // is behind. The slice is reused. Lost events come as flow.ErrOverrun, then reading
 // goes on. Call it once.
 //

@@ -6,7 +6,7 @@ import "time"
 // more than the events it finds, so they are left to gather: until some 64 have
 // come, which takes between gatherLeast and gatherMost.
 const (
-	gatherMost   = 7 * time.Millisecond
+	gatherMost   = 9 * time.Millisecond
 	gatherLeast  = 4 * time.Millisecond
 	gatherEvents = 64
 	busyRate     = 2000 // events a second from which on they gather
