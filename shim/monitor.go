@@ -27,45 +27,53 @@ func (s *Shim) young() bool { return s.opt.Now().Sub(s.engineAt) < youth }
 // monitor looks at how the node stands: it logs alarms when they come and go,
 // completes receipts and keeps the readiness files.
 func (s *Shim) monitor(ctx context.Context) error {
-	t := time.NewTicker(lookEvery)
-	defer t.Stop()
-	files := readyFiles{shim: s, failed: map[string]string{}}
+	files := readyFiles{shim: s, failed: map[string]string{}, have: map[string]written{}}
+	touched, lost, stop := files.watch()
+	defer stop()
 	alarms := alarmLog{}
-	var looked time.Time
-	var changed <-chan struct{}
-	for kicked := true; ; {
-		now := s.opt.Now()
-		if kicked || closed(changed) || now.Sub(looked) >= calmEvery || alarms.doubtful() || s.moves(now) {
-			looked = now
-			changed = s.view(func() {})
-			if st, e, err := s.look(ctx); err == nil && ctx.Err() == nil {
-				alarms.look(s, now, st.Alarms)
-				s.judge(e)
-				s.watchLowered()
-			}
-		}
-		if s.configured() {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		looked := s.opt.Now()
+		changed := s.view(func() {})
+		if st, e, err := s.look(ctx); err == nil && ctx.Err() == nil {
+			alarms.look(s, looked, st.Alarms)
+			s.judge(e)
+			s.watchLowered()
 			files.write()
 		}
-		select {
-		case <-ctx.Done():
-			files.leave()
-			return ctx.Err()
-		case <-t.C:
-			kicked = false
-		case <-s.kick:
-			kicked = true
+		pause := calmEvery
+		if alarms.doubtful() || s.moves(looked) {
+			pause = lookEvery
+		}
+		for due := looked.Add(pause); due.After(looked); {
+			t.Reset(due.Sub(s.opt.Now()))
+			select {
+			case <-ctx.Done():
+				files.leave()
+				return ctx.Err()
+			case <-t.C:
+				due = looked
+			case <-s.kick:
+				due = looked
+			case <-lost:
+				due = looked
+			case <-changed:
+				changed, due = nil, earlier(due, looked.Add(lookEvery))
+			case e := <-touched:
+				if files.ours(e.Name) && s.configured() {
+					files.write()
+				}
+			}
 		}
 	}
 }
 
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
+	return a
 }
 
 // moves reports whether more than what a second brings is to be expected: a role or

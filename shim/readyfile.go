@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
+	"github.com/fsnotify/fsnotify"
 )
 
 // What keepalived's track_file adds to the group's priority.
@@ -16,32 +18,79 @@ const (
 	valueFault   = -300 // below -253: FAULT at once
 )
 
+const readyName = "ready"
+
 // readyPath is the group's file: "ready", and "ready-NAME" for further groups.
 func (s *Shim) readyPath(name string, first bool) string {
 	if first {
-		return filepath.Join(s.opt.RunDir, "ready")
+		return filepath.Join(s.opt.RunDir, readyName)
 	}
-	return filepath.Join(s.opt.RunDir, "ready-"+name)
+	return filepath.Join(s.opt.RunDir, readyName+"-"+name)
 }
 
-// readyFiles keeps each group's file as it should be. The files are compared
-// every lookEvery: keepalived overwrites them at its own start.
+// readyFiles keeps each group's file as it should be. They are compared
+// when one of them was touched, and with each look: keepalived overwrites them at its
+// own start.
 type readyFiles struct {
 	shim   *Shim
 	failed map[string]string
+	have   map[string]written
 }
+
+// written is what a file was found to hold, and which one that was.
+type written struct {
+	line string
+	info os.FileInfo
+}
+
+// watch tells of files that are touched beside the readiness files, and of those, and
+// of its errors. Where it cannot be had the files are compared with each look alone.
+func (f *readyFiles) watch() (touched <-chan fsnotify.Event, errs <-chan error, stop func()) {
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		err = w.Add(f.shim.opt.RunDir)
+	}
+	if err != nil {
+		f.shim.log.Warn("changes of the readiness files are not noticed at once", "err", err)
+	}
+	if w == nil {
+		return nil, nil, func() {}
+	}
+	return w.Events, w.Errors, func() { _ = w.Close() }
+}
+
+// ours reports whether a path is a readiness file's.
+func (f *readyFiles) ours(path string) bool { return strings.HasPrefix(filepath.Base(path), readyName) }
 
 // handedOver begins the reason of a file that was lowered by hand-over.
 const handedOver = "handed over"
 
 func (f *readyFiles) write() {
 	for path, line := range f.lines() {
-		have, err := os.ReadFile(path)
-		if err == nil && string(have) == line {
-			continue
+		if !f.holds(path, line) {
+			f.put(path, line)
 		}
-		f.put(path, line)
 	}
+}
+
+func (f *readyFiles) holds(path, line string) bool {
+	now, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	h := f.have[path]
+	if h.info != nil && h.line == line && os.SameFile(h.info, now) && h.info.ModTime().Equal(now.ModTime()) && h.info.Size() == now.Size() {
+		return true
+	}
+	have, err := os.ReadFile(path)
+	if err != nil || string(have) != line {
+		return false
+	}
+	// A file that was written just now may be written again without its time telling.
+	if f.shim.opt.Now().Sub(now.ModTime()) > time.Second {
+		f.have[path] = written{line, now}
+	}
+	return true
 }
 
 func (f *readyFiles) put(path, line string) {

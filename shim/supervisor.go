@@ -37,7 +37,7 @@ const (
 	backoffMin   = 100 * time.Millisecond
 	backoffMax   = 5 * time.Second
 	backoffReset = 30 * time.Second // up for so long: a crash is a first one again
-	pingEvery    = 500 * time.Millisecond
+	pingEvery    = time.Second
 	pingWait     = 3 * time.Second // an engine that does not answer is replaced
 	stopWait     = 1500 * time.Millisecond
 )
@@ -207,6 +207,7 @@ func (s *Shim) launchBinary(ctx context.Context) (*process, error) {
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		Logger:           pluginLogger(s.log),
 		StartTimeout:     10 * time.Second,
+		GRPCDialOptions:  contract.DialOptions(),
 	})
 	engine, gone, err := contract.Connect(ctx, c)
 	if err != nil {

@@ -16,6 +16,7 @@ type Process struct {
 	mu   sync.Mutex
 	pid  string
 	born string // start time of pid, in the kernel's ticks
+	from time.Time
 	at   time.Time
 }
 
@@ -33,7 +34,7 @@ func (p *Process) Running() (since time.Time, running bool) {
 	defer p.mu.Unlock()
 	if p.pid != "" {
 		if born, ok := processBorn(p.pid); ok && born == p.born {
-			return startTime(born), true
+			return p.from, true
 		}
 		p.pid, p.at = "", time.Time{}
 	}
@@ -45,7 +46,8 @@ func (p *Process) Running() (since time.Time, running bool) {
 	if p.pid == "" {
 		return time.Time{}, false
 	}
-	return startTime(p.born), true
+	p.from = startTime(p.born)
+	return p.from, true
 }
 
 func (p *Process) find() {

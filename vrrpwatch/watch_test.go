@@ -258,3 +258,18 @@ func TestOrderOfStartsWins(t *testing.T) {
 		t.Errorf("this process: %+v", o)
 	}
 }
+
+// TestAFileOfTheSameAge: another file of the same size and time is noticed.
+func TestAFileOfTheSameAge(t *testing.T) {
+	dir, old := t.TempDir(), time.Now().Add(-time.Hour)
+	next, _ := follow(t, Options{StateDir: dir})
+	for i, s := range []State{Master, Backup, Master, Backup} {
+		put(t, dir, s, 10+i)
+		if err := os.Chtimes(filepath.Join(dir, "SG"), old, old); err != nil {
+			t.Fatal(err)
+		}
+		if got := next(); got.State != s {
+			t.Fatalf("%+v, want %s", got, s)
+		}
+	}
+}

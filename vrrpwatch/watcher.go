@@ -37,6 +37,7 @@ type Watcher struct {
 	start  time.Time
 	groups map[string]*followed
 	bad    map[string]badFile
+	read   map[string]readFile
 	seen   bool // keepalived was seen to run
 }
 
@@ -48,6 +49,17 @@ type followed struct {
 	doubts   []string
 }
 
+// readFile is what a file said when it was read, and which one that was.
+type readFile struct {
+	info os.FileInfo
+	rec  Record
+}
+
+// same reports whether the file is the one that was read.
+func (r *readFile) same(now os.FileInfo) bool {
+	return r.info != nil && os.SameFile(r.info, now) && r.info.Size() == now.Size() && r.info.ModTime().Equal(now.ModTime())
+}
+
 // badFile is a file without a state in it, maybe in the middle of a write.
 type badFile struct {
 	since  time.Time
@@ -56,9 +68,11 @@ type badFile struct {
 
 const (
 	settle     = 5 * time.Millisecond   // files are renamed into place; this is failover time
-	rescan     = 250 * time.Millisecond // bounds every gap of the notification
+	rescan     = time.Second            // bounds every gap of the notification
 	brokenTime = 400 * time.Millisecond // a write takes less
 	fileLimit  = 4 << 10
+	// youngFile is how long a file may be written again without its time telling.
+	youngFile = time.Second
 )
 
 // New makes a Watcher; Run starts it.
@@ -69,7 +83,7 @@ func New(opt Options) *Watcher {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	return &Watcher{opt: opt, log: opt.Log, groups: map[string]*followed{}, bad: map[string]badFile{}}
+	return &Watcher{opt: opt, log: opt.Log, groups: map[string]*followed{}, bad: map[string]badFile{}, read: map[string]readFile{}}
 }
 
 // Run calls fn with each change, in order, until ctx ends. A state that is
@@ -221,7 +235,7 @@ func (w *Watcher) scan(fn func(Change)) {
 
 // take reads one state file.
 func (w *Watcher) take(g *followed, dir, name string, fn func(Change)) {
-	rec, ok := w.read(dir, name)
+	rec, ok := w.readName(dir, name)
 	if !ok || w.stale(g, rec) {
 		return
 	}
@@ -248,8 +262,8 @@ func (w *Watcher) stale(g *followed, rec Record) bool {
 	return true
 }
 
-// read reads the state file of a name: NAME or NAME.state.
-func (w *Watcher) read(dir, name string) (Record, bool) {
+// readName reads the state file of a name: NAME or NAME.state.
+func (w *Watcher) readName(dir, name string) (Record, bool) {
 	if CheckName(name) != nil {
 		return Record{}, false
 	}
@@ -259,6 +273,10 @@ func (w *Watcher) read(dir, name string) (Record, bool) {
 		if err != nil || !info.Mode().IsRegular() {
 			continue
 		}
+		if known := w.read[path]; known.same(info) {
+			return known.rec, true
+		}
+		delete(w.read, path)
 		rec, err := readState(path)
 		if err != nil {
 			w.complain(path, err)
@@ -268,6 +286,9 @@ func (w *Watcher) read(dir, name string) (Record, bool) {
 		rec.Name = name
 		if rec.Stamp.IsZero() {
 			rec.Stamp = info.ModTime()
+		}
+		if w.opt.Now().Sub(info.ModTime()) > youngFile {
+			w.read[path] = readFile{info, rec}
 		}
 		return rec, true
 	}

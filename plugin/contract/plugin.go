@@ -49,6 +49,16 @@ func Plugins(engine Engine, detached func()) goplugin.PluginSet {
 	return goplugin.PluginSet{Name: &adapter{engine: engine, detached: detached}}
 }
 
+// window is how much of a stream may be on its way, in bytes. Where it is not given
+// gRPC measures what the connection can take, with a round trip of its own for each
+// answer.
+const window = 1 << 20
+
+// DialOptions are what a host gives go-plugin for the connection.
+func DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)}
+}
+
 // Serve runs the plugin process until the host is done with it. detached is
 // called when the host disappears without a word. Nothing may be written to
 // stdout before.
@@ -56,8 +66,10 @@ func Serve(engine Engine, detached func()) {
 	goplugin.Serve(&goplugin.ServeConfig{
 		HandshakeConfig: Handshake,
 		Plugins:         Plugins(engine, detached),
-		GRPCServer:      goplugin.DefaultGRPCServer,
-		Logger:          hclog.NewNullLogger(),
+		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
+			return grpc.NewServer(append(opts, grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window))...)
+		},
+		Logger: hclog.NewNullLogger(),
 	})
 }
 

@@ -30,6 +30,8 @@ func (l *wireLink) Send(batch [][]byte) error {
 }
 
 func (l *wireLink) MaxPayload() int      { return 1472 }
+func (l *wireLink) SetPrompt(bool)       {}
+func (l *wireLink) Drain()               {}
 func (l *wireLink) Stats() stats.Channel { return stats.Channel{} }
 
 // bench is two engines without kernel and clock: what happens is what the test

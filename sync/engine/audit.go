@@ -25,6 +25,10 @@ const (
 	auditPause = 200 * time.Microsecond // an entry
 	auditLeast = 3 * time.Second
 	auditMost  = 5 * time.Minute
+	// While more than auditBusy events a second come it takes auditRare times its turn:
+	// a router under load has better use for the time, and events renew most entries.
+	auditBusy = 2000
+	auditRare = 4
 	// auditDoubt is how long an event may be on its way.
 	auditDoubt = time.Second
 	// suspectsMax is beyond what an audit is for: everything is compared then.
@@ -73,6 +77,30 @@ func (e *Engine) endAudit() {
 	defer e.mu.Unlock()
 	e.fill.audit = audit{pause: min(time.Duration(e.internal.Len())*auditPause, auditMost)}
 	e.audits++
+}
+
+// load is how many events come.
+type load struct {
+	at     time.Time
+	events uint64 // until then
+	busy   bool   // in the second before
+}
+
+func (l *load) look(now time.Time, events uint64) {
+	if d := now.Sub(l.at); d >= time.Second {
+		l.busy = float64(events-l.events) > auditBusy*d.Seconds()
+		l.at, l.events = now, events
+	}
+}
+
+// auditDue reports whether it is time for one.
+func (e *Engine) auditDue(now time.Time) bool {
+	e.load.look(now, e.events)
+	pause := max(e.fill.audit.pause, auditLeast)
+	if e.load.busy {
+		pause *= auditRare
+	}
+	return now.Sub(e.fill.ended) >= pause
 }
 
 func (e *Engine) auditSlice(flows []flow.Flow) {

@@ -43,6 +43,7 @@ func (e *Engine) Commit(ctx context.Context) (stats.Commit, error) {
 func (e *Engine) runCommit(ctx context.Context, trigger string) (stats.Commit, error) {
 	e.commitMu.Lock()
 	defer e.commitMu.Unlock()
+	e.drain()
 	c, err := e.beginCommit(ctx, trigger)
 	if err != nil {
 		return stats.Commit{}, err

@@ -78,12 +78,14 @@ func (e *Engine) configureLink(next *settings) error {
 	old, link, down := e.settings, e.link, e.linkDown
 	e.mu.Unlock()
 	if old != nil && reflect.DeepEqual(old.linkConfig(), next.linkConfig()) {
+		link.SetPrompt(next.DisableExternalCache)
 		return nil
 	}
 	opened, err := e.opt.OpenLink(next.linkConfig())
 	if err != nil {
 		return fmt.Errorf("open the sync link: %w", err)
 	}
+	opened.SetPrompt(next.DisableExternalCache)
 	ctx, cancel := context.WithCancel(e.life)
 	e.mu.Lock()
 	e.link, e.linkDown = opened, cancel

@@ -62,6 +62,10 @@ type Kernel interface {
 // several. Batches handed to the callback are reused after it returns.
 type Link interface {
 	Receive(ctx context.Context, fn func(batch [][]byte, from []netip.AddrPort)) error
+	// SetPrompt says whether datagrams are handed over as they come; else they may be
+	// left to gather. Drain returns when everything that had arrived was handed over.
+	SetPrompt(bool)
+	Drain()
 	Send(batch [][]byte) error
 	MaxPayload() int      // may change from one call to the next
 	Stats() stats.Channel // of the interface in use
@@ -160,6 +164,7 @@ type Engine struct {
 	fills    uint64 // comparisons with the kernel's table
 	traffic  stats.Traffic
 	fill     fill
+	load     load // of kernel events
 	births   births
 	ask      ask
 	moved    moved
@@ -278,6 +283,7 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	} else {
 		defer e.applyGuard()
 	}
+	e.drain()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.role != role {
@@ -302,6 +308,16 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	e.own.beatSoon = true
 	e.changeMode(was)
 	return nil
+}
+
+// drain takes what the peers have sent until now; mu is not held.
+func (e *Engine) drain() {
+	e.mu.Lock()
+	link := e.link
+	e.mu.Unlock()
+	if link != nil {
+		link.Drain()
+	}
 }
 
 // Stop ends everything the engine started and waits for it.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,6 +16,9 @@ const (
 	eventSize  = 2048 // the largest event seen has some 500 bytes
 	eventBatch = 1024 // events handed over at once
 )
+
+// eventPace: each wake-up costs more than the events it finds.
+var eventPace = gather.Pace{Busy: 2000, Enough: 64, Least: 4 * time.Millisecond, Most: 9 * time.Millisecond}
 
 // Events reads conntrack events until ctx ends and hands them over in the
 // kernel's order, flows and expectations mixed: at once when there are few; under
@@ -29,15 +33,15 @@ func (c *Conn) Events(ctx context.Context, fn func(batch []flow.Event, err error
 	if err != nil {
 		return err
 	}
-	defer interrupt(ctx, c.events)()
-	l := &listener{conn: c, r: r, d: newDecoder(), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid}
+	defer interrupt(ctx, c.events.gate)()
+	l := &listener{conn: c, r: r, d: newDecoder(), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid, pace: eventPace}
 	for {
 		if err := l.wait(); err != nil {
 			return cause(ctx, fmt.Errorf("wait for conntrack events: %w", err))
 		}
 		err := l.fill()
 		l.read = time.Now()
-		l.pace.took(l.read, len(l.batch))
+		l.pace.Took(l.read, len(l.batch))
 		if len(l.batch) > 0 {
 			fn(l.batch, nil)
 		}
@@ -56,7 +60,7 @@ type listener struct {
 	d     *decoder
 	batch []flow.Event
 	own   uint32
-	pace  pace
+	pace  gather.Pace
 	read  time.Time // when the last batch was
 	full  bool      // the last batch left something behind
 }
@@ -66,12 +70,12 @@ func (l *listener) wait() error {
 	if l.full {
 		return nil
 	}
-	gather := l.pace.gather()
-	if gather == 0 {
-		return l.conn.events.wait()
+	d := l.pace.Gather()
+	if d == 0 {
+		return l.conn.events.gate.Wait()
 	}
-	if left := gather - time.Since(l.read); left > 0 {
-		return l.conn.events.sleep(left)
+	if left := d - time.Since(l.read); left > 0 {
+		return l.conn.events.gate.Sleep(left)
 	}
 	return nil
 }

@@ -4,24 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 )
 
-// Send sends the datagrams in order. It waits at most 50 ms for room in the
-// socket; what cannot be sent is counted, and the first error returned. One
-// Send at a time.
+// Send sends the datagrams in order. It waits once, at most 50 ms, for room in
+// the socket; what cannot be sent is counted, and the first error returned. One Send at
+// a time.
 func (c *Conn) Send(datagrams [][]byte) error {
 	var first error
-	if err := c.send.SetWriteDeadline(time.Now().Add(sendWait)); err != nil {
-		return err
-	}
 	for len(datagrams) > 0 {
 		c.pack(datagrams)
-		k, err := c.out.write()
+		k, err := c.out.write(!errors.Is(first, errFull))
 		sent := 0
 		for _, m := range c.out.msgs[:k] {
 			for _, d := range m {
@@ -31,7 +30,7 @@ func (c *Conn) Send(datagrams [][]byte) error {
 		}
 		c.count.packetsSent.Add(uint64(sent))
 		if err != nil {
-			if len(c.out.msgs[0]) > 1 && !errors.Is(err, os.ErrDeadlineExceeded) {
+			if len(c.out.msgs[0]) > 1 && !errors.Is(err, errFull) {
 				c.noTrains = true // perhaps this kernel or device cannot
 				continue
 			}
@@ -48,20 +47,17 @@ func (c *Conn) Send(datagrams [][]byte) error {
 	return first
 }
 
-// Receive hands datagrams over until ctx ends or the link is closed. batch and
-// from are reused after fn returns; fn is called from one goroutine at a time.
+// Receive hands datagrams over until ctx ends or the link is closed. Under load they
+// are left to gather for up to 20 ms, unless the link is prompt. batch and from are
+// reused after fn returns; fn is called from one goroutine at a time. Call it once.
 func (c *Conn) Receive(ctx context.Context, fn func(batch [][]byte, from []netip.AddrPort)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	errs := make([]error, len(c.recv))
-	for i, s := range c.recv {
-		r, err := newReceiver(c, s)
-		if err != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		stop := context.AfterFunc(ctx, func() { _ = s.SetReadDeadline(time.Unix(1, 0)) })
+	for i, r := range c.recv {
+		stop := context.AfterFunc(ctx, func() { _ = r.gate.SetReadDeadline(time.Unix(1, 0)) })
 		wg.Go(func() {
 			defer cancel()
 			defer stop()
@@ -76,38 +72,106 @@ func (c *Conn) Receive(ctx context.Context, fn func(batch [][]byte, from []netip
 	return errors.Join(errs...)
 }
 
+// Drain returns when everything that had arrived was handed over.
+func (c *Conn) Drain() {
+	for _, r := range c.recv {
+		_ = r.drain() // the receiver will come upon the same error
+	}
+}
+
+// linkPace: a wake-up costs more than the datagrams it finds, and nobody waits for
+// them: before a node takes over it drains the link.
+var linkPace = gather.Pace{Busy: 75, Enough: 16, Least: 2 * time.Millisecond, Most: 20 * time.Millisecond}
+
 // receiver reads one socket with buffers of its own.
 type receiver struct {
 	c    *Conn
+	f    *os.File
+	gate *gather.Gate
+	pace gather.Pace // of the receiving goroutine alone
+	gone atomic.Bool // it was closed
+
+	mu   sync.Mutex // held while something is read and handed over
+	fn   func([][]byte, []netip.AddrPort)
 	in   *incoming
 	got  [][]byte
 	from []netip.AddrPort
+	n    int // datagrams read since the pace was told
 }
 
-func newReceiver(c *Conn, s *net.UDPConn) (*receiver, error) {
-	in, err := newIncoming(s, c.dev.Name)
-	return &receiver{c: c, in: in}, err
+// newReceiver makes one that owns f.
+func newReceiver(c *Conn, f *os.File) (r *receiver, err error) {
+	r = &receiver{c: c, f: f, pace: linkPace}
+	if r.in, err = newIncoming(f, c.dev.Name); err != nil {
+		return nil, err
+	}
+	if r.gate, err = gather.Open(r.in.raw); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *receiver) close() error {
+	r.gone.Store(true)
+	return errors.Join(r.gate.Close(), r.f.Close())
 }
 
 func (r *receiver) run(ctx context.Context, fn func([][]byte, []netip.AddrPort)) error {
+	r.mu.Lock()
+	r.fn = fn
+	r.mu.Unlock()
 	for {
-		n, err := r.in.read()
+		err := r.wait()
+		if err == nil {
+			err = r.drain()
+		}
 		switch {
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+		case ctx.Err() != nil || r.gone.Load():
 			return ctx.Err()
 		case err != nil:
 			r.c.count.errorsRecv.Add(1)
 			if !pause(ctx) {
 				return ctx.Err()
 			}
-			continue
 		}
+	}
+}
+
+// wait returns when it is time to read.
+func (r *receiver) wait() error {
+	r.mu.Lock()
+	n := r.n
+	r.n = 0
+	r.mu.Unlock()
+	r.pace.Took(time.Now(), n)
+	if d := r.pace.Gather(); d > 0 && !r.c.prompt() {
+		return r.gate.Sleep(d)
+	}
+	return r.gate.Wait()
+}
+
+// drain hands over everything that has arrived.
+func (r *receiver) drain() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fn == nil {
+		return nil
+	}
+	for {
+		n, err := r.in.read()
+		if err != nil {
+			return err
+		}
+		r.n += n
 		r.got, r.from = r.got[:0], r.from[:0]
 		for i := range n {
 			r.take(r.in.datagram(i))
 		}
 		if len(r.got) > 0 {
-			fn(r.got, r.from)
+			r.fn(r.got, r.from)
+		}
+		if n < batch {
+			return nil
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -21,6 +22,7 @@ type Bundle struct {
 	log     *slog.Logger
 	members []*member
 	recvMu  sync.Mutex // one batch at a time reaches the receiver
+	prompt  atomic.Bool
 
 	mu     sync.Mutex // guards the members' connections and what follows
 	choose *chooser
@@ -60,6 +62,7 @@ func OpenBundle(cfgs []Config, log *slog.Logger) (*Bundle, error) {
 	var errs []error
 	for i := range cfgs {
 		m := &member{cfg: cfgs[i]}
+		m.cfg.prompt = &b.prompt
 		if m.cfg.Counters == nil {
 			m.cfg.Counters = &Counters{}
 		}
@@ -200,8 +203,9 @@ func (b *Bundle) heard(i int) {
 }
 
 const (
-	examineEvery = 500 * time.Millisecond
-	linkSettle   = 10 * time.Millisecond // gathers the changes of one transition
+	examineEvery = 500 * time.Millisecond // while an interface is not up
+	examineRest  = 10                     // times that, while it is
+	linkSettle   = 10 * time.Millisecond  // gathers the changes of one transition
 )
 
 // watch examines the interfaces when the kernel says that one changed, and now
@@ -219,21 +223,31 @@ func (b *Bundle) watch(ctx context.Context) error {
 	b.wg.Go(func() { notice(ctx, nl, changed) })
 	every := time.NewTicker(examineEvery)
 	defer every.Stop()
-	for {
+	for n := 1; ; n++ {
+		all := n%examineRest == 0
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-every.C:
 		case <-changed:
+			all = true
 		}
 		if b.isClosed() {
 			return net.ErrClosed
 		}
 		for i := range b.members {
-			_ = b.examine(i) // said where it changed
+			if all || !b.isUp(i) {
+				_ = b.examine(i) // said where it changed
+			}
 		}
 		b.tick()
 	}
+}
+
+func (b *Bundle) isUp(i int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.members[i].state == stateUp
 }
 
 // notice tells changed of every message of the kernel.
@@ -265,6 +279,25 @@ func (b *Bundle) isClosed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.closed
+}
+
+// SetPrompt says whether datagrams are handed over as they come; else they gather
+// under load.
+func (b *Bundle) SetPrompt(on bool) { b.prompt.Store(on) }
+
+// Drain returns when everything that had arrived was handed over.
+func (b *Bundle) Drain() {
+	b.mu.Lock()
+	var open []*Conn
+	for _, m := range b.members {
+		if m.conn != nil {
+			open = append(open, m.conn)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range open {
+		c.Drain()
+	}
 }
 
 // Send sends on the interface in use, see Conn.Send. One Send at a time.

@@ -18,11 +18,10 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,6 +34,7 @@ type Config struct {
 	Port        uint16
 	BufferBytes int // of each socket, before the kernel doubles it; 0: the system's
 	Counters    *Counters
+	prompt      *atomic.Bool // datagrams are handed over as they come; nil: they gather
 }
 
 // Conn is an open link.
@@ -42,9 +42,9 @@ type Conn struct {
 	cfg   Config
 	dev   *net.Interface
 	local []netip.Prefix // of the interface
-	send  *net.UDPConn
-	to    *net.UDPAddr
-	recv  []*net.UDPConn
+	send  *os.File       // blocking, so that it stays out of the runtime's poller
+	to    netip.AddrPort
+	recv  []*receiver
 	out   *outgoing
 	// noTrains is set when the kernel would not take several datagrams as one.
 	noTrains bool
@@ -103,6 +103,8 @@ func Open(cfg Config) (*Conn, error) {
 	return c, nil
 }
 
+func (c *Conn) prompt() bool { return c.cfg.prompt != nil && c.cfg.prompt.Load() }
+
 func (c *Conn) multicast() bool { return c.cfg.Group.IsValid() }
 
 func (c *Conn) target() netip.Addr { return c.cfg.target() }
@@ -137,35 +139,51 @@ func (c *Conn) zoned(a netip.Addr) netip.Addr {
 	return a
 }
 
-func (c *Conn) openSender() error {
-	s, err := c.listen(netip.AddrPort{})
-	if err != nil {
+func (c *Conn) openSender() (err error) {
+	if c.send, err = c.listen(netip.AddrPort{}); err != nil {
 		return fmt.Errorf("open the sending socket: %w", err)
 	}
-	c.send = s
-	c.to = net.UDPAddrFromAddrPort(netip.AddrPortFrom(c.zoned(c.target()), c.cfg.Port))
-	if c.out, err = newOutgoing(s, c.to, c.dev.Index); err != nil {
+	c.to = netip.AddrPortFrom(c.zoned(c.target()), c.cfg.Port)
+	if c.out, err = newOutgoing(c.send, c.to, c.dev.Index); err != nil {
 		return fmt.Errorf("open the sending socket: %w", err)
 	}
-	if !c.multicast() {
-		return nil
+	if c.multicast() {
+		err = c.control(c.out.raw, c.sendMulticast)
 	}
+	return err
+}
+
+// sendMulticast keeps what is sent on the link, and from this host's receivers.
+func (c *Conn) sendMulticast(fd int) error {
 	if c.target().Is4() {
-		p := ipv4.NewPacketConn(s)
-		return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastTTL(1), p.SetMulticastLoopback(false))
+		return errors.Join(
+			unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(c.dev.Index)}),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 1),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 0))
 	}
-	p := ipv6.NewPacketConn(s)
-	return errors.Join(p.SetMulticastInterface(c.dev), p.SetMulticastHopLimit(1), p.SetMulticastLoopback(false))
+	return errors.Join(
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, c.dev.Index),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0))
+}
+
+func (c *Conn) control(s syscall.RawConn, fn func(fd int) error) (err error) {
+	cerr := s.Control(func(fd uintptr) { err = fn(int(fd)) })
+	return errors.Join(cerr, err)
 }
 
 func (c *Conn) openReceivers() error {
 	for _, a := range c.receiveOn() {
-		s, err := c.listen(netip.AddrPortFrom(a, c.cfg.Port))
+		f, err := c.listen(netip.AddrPortFrom(a, c.cfg.Port))
 		if err != nil {
 			return fmt.Errorf("listen on %s port %d of %s: %w", a, c.cfg.Port, c.dev.Name, err)
 		}
-		c.recv = append(c.recv, s)
-		if err := c.join(s); err != nil {
+		r, err := newReceiver(c, f)
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		c.recv = append(c.recv, r)
+		if err := c.join(r.in.raw); err != nil {
 			return fmt.Errorf("join %s on %s: %w", c.cfg.Group, c.dev.Name, err)
 		}
 	}
@@ -201,42 +219,41 @@ func (c *Conn) receiveOn() []netip.Addr {
 	return []netip.Addr{netip.IPv6Unspecified()}
 }
 
-func (c *Conn) join(s *net.UDPConn) error {
+func (c *Conn) join(s syscall.RawConn) error {
 	if !c.multicast() {
 		return nil
 	}
-	group := &net.UDPAddr{IP: c.cfg.Group.AsSlice()}
-	if c.cfg.Group.Is4() {
-		return ipv4.NewPacketConn(s).JoinGroup(c.dev, group)
-	}
-	return ipv6.NewPacketConn(s).JoinGroup(c.dev, group)
+	return c.control(s, func(fd int) error {
+		if c.cfg.Group.Is4() {
+			return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP,
+				&unix.IPMreqn{Multiaddr: c.cfg.Group.As4(), Ifindex: int32(c.dev.Index)})
+		}
+		return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
+			&unix.IPv6Mreq{Multiaddr: c.cfg.Group.As16(), Interface: uint32(c.dev.Index)})
+	})
 }
 
-// listen opens a socket bound to the device; the zero address is an ephemeral
-// port of any address. Package net would bind a multicast group's socket to any
+// listen opens a socket bound to the device, which blocks and so stays out of the
+// runtime's poller; the zero address is an ephemeral port of any address. Package net
+// would bind a multicast group's socket to any
 // address, and let datagrams in that were sent to this host.
-func (c *Conn) listen(at netip.AddrPort) (*net.UDPConn, error) {
+func (c *Conn) listen(at netip.AddrPort) (*os.File, error) {
 	family := unix.AF_INET6
 	if c.target().Is4() {
 		family = unix.AF_INET
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "sync link")
-	defer f.Close()
 	if err := c.prepare(fd, at.IsValid()); err != nil {
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
 	if err := unix.Bind(fd, c.sockaddr(at)); err != nil {
-		return nil, fmt.Errorf("bind: %w%s", err, remedies[err])
+		return nil, errors.Join(fmt.Errorf("bind: %w%s", err, remedies[err]), f.Close())
 	}
-	pc, err := net.FilePacketConn(f)
-	if err != nil {
-		return nil, err
-	}
-	return pc.(*net.UDPConn), nil
+	return f, nil
 }
 
 // remedies are what can be done about an address that cannot be bound.
@@ -303,10 +320,11 @@ func (c *Conn) MaxPayload() int {
 // Close closes the sockets; Receive ends.
 func (c *Conn) Close() error {
 	var errs []error
-	for _, s := range append([]*net.UDPConn{c.send}, c.recv...) {
-		if s != nil {
-			errs = append(errs, s.Close())
-		}
+	if c.send != nil {
+		errs = append(errs, c.send.Close())
+	}
+	for _, r := range c.recv {
+		errs = append(errs, r.close())
 	}
 	return errors.Join(errs...)
 }

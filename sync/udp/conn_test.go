@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,5 +226,54 @@ func TestMissingInterface(t *testing.T) {
 	_, err := Open(Config{Interface: "nosuch0", Group: netip.MustParseAddr("225.0.0.50"), Port: 3780})
 	if err == nil || !strings.Contains(err.Error(), "nosuch0") {
 		t.Fatalf("%v", err)
+	}
+}
+
+// TestDrain: under load datagrams gather, but not past a Drain.
+func TestDrain(t *testing.T) {
+	group := netip.MustParseAddr("225.0.0.50")
+	a, b := pairOf(t, Config{Group: group}, Config{Group: group})
+	var got atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		ended <- b.Receive(ctx, func(batch [][]byte, _ []netip.AddrPort) { got.Add(int64(len(batch))) })
+	}()
+	defer func() { cancel(); <-ended }()
+	arrived := func() (more bool) {
+		err := b.control(b.recv[0].in.raw, func(fd int) error {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			more = n > 0
+			return err
+		})
+		return err == nil && more
+	}
+	for got.Load() == 0 { // it has not begun yet
+		if err := a.Send([][]byte{[]byte("flow")}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.Drain()
+	gathered, first := 0, got.Load()
+	for n := first + 1; n <= first+300; n++ {
+		if err := a.Send([][]byte{[]byte("flow")}); err != nil {
+			t.Fatal(err)
+		}
+		for !arrived() && got.Load() < n {
+			time.Sleep(100 * time.Microsecond)
+		}
+		if got.Load() < n {
+			gathered++
+		}
+		b.Drain()
+		if got.Load() != n {
+			t.Fatalf("%d of %d datagrams were handed over", got.Load(), n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Logf("%d of 300 waited for a Drain", gathered)
+	if gathered == 0 {
+		t.Error("nothing gathered")
 	}
 }

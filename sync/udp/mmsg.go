@@ -1,7 +1,7 @@
 package udp
 
 import (
-	"net"
+	"errors"
 	"net/netip"
 	"syscall"
 	"unsafe"
@@ -35,12 +35,12 @@ type outgoing struct {
 	n    int
 }
 
-func newOutgoing(s *net.UDPConn, to *net.UDPAddr, zone int) (o *outgoing, err error) {
+func newOutgoing(s syscall.Conn, to netip.AddrPort, zone int) (o *outgoing, err error) {
 	o = &outgoing{}
 	if o.raw, err = s.SyscallConn(); err != nil {
 		return nil, err
 	}
-	size := packSockaddr(&o.to, to.AddrPort(), zone)
+	size := packSockaddr(&o.to, to, zone)
 	for i := range o.hdrs {
 		h := &o.hdrs[i].hdr
 		h.Name, h.Namelen = &o.to[0], uint32(size)
@@ -89,20 +89,31 @@ func (o *outgoing) add(datagrams [][]byte) {
 	o.n++
 }
 
-// write sends the messages, or the first of them, and returns how many.
-func (o *outgoing) write() (n int, err error) {
+// errFull says that the socket had no room for long.
+var errFull = errors.New("no room in the socket's buffer")
+
+// write sends the messages, or the first of them, and returns how many. With wait it
+// waits for room for up to sendWait.
+func (o *outgoing) write(wait bool) (n int, err error) {
 	var errno syscall.Errno
-	err = o.raw.Write(func(fd uintptr) bool {
-		k, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&o.hdrs[0])), uintptr(o.n), unix.MSG_DONTWAIT, 0, 0)
-		n, errno = int(k), e
-		return e != unix.EAGAIN && e != unix.EINTR
+	err = o.raw.Control(func(fd uintptr) {
+		for ; ; wait = false {
+			k, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&o.hdrs[0])), uintptr(o.n), unix.MSG_DONTWAIT, 0, 0)
+			n, errno = int(k), e
+			if e != unix.EAGAIN && e != unix.EINTR || !wait {
+				return
+			}
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(sendWait.Milliseconds()))
+		}
 	})
 	o.n = 0
-	if err == nil && errno != 0 {
-		err = errno
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, err
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return 0, errFull
+	case errno != 0:
+		return 0, errno
 	}
 	return n, nil
 }
@@ -117,7 +128,7 @@ type incoming struct {
 	bufs  [batch][]byte
 }
 
-func newIncoming(s *net.UDPConn, dev string) (in *incoming, err error) {
+func newIncoming(s syscall.Conn, dev string) (in *incoming, err error) {
 	in = &incoming{dev: dev}
 	if in.raw, err = s.SyscallConn(); err != nil {
 		return nil, err
@@ -133,7 +144,7 @@ func newIncoming(s *net.UDPConn, dev string) (in *incoming, err error) {
 	return in, nil
 }
 
-// read waits for datagrams and returns how many there are.
+// read takes what has arrived, and returns how many datagrams that are.
 func (in *incoming) read() (n int, err error) {
 	var errno syscall.Errno
 	err = in.raw.Read(func(fd uintptr) bool {
@@ -142,13 +153,15 @@ func (in *incoming) read() (n int, err error) {
 		}
 		k, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.hdrs[0])), batch, unix.MSG_DONTWAIT, 0, 0)
 		n, errno = int(k), e
-		return e != unix.EAGAIN && e != unix.EINTR
+		return true
 	})
-	if err == nil && errno != 0 {
-		err = errno
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, err
+	case errno == unix.EAGAIN, errno == unix.EINTR:
+		return 0, nil
+	case errno != 0:
+		return 0, errno
 	}
 	return n, nil
 }

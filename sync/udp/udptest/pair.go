@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
@@ -22,6 +23,10 @@ type Faults struct {
 // Link is one end. It fits the engine's Link.
 type Link struct {
 	addr netip.AddrPort
+
+	recvMu sync.Mutex // held while something is handed over
+	fn     func([][]byte, []netip.AddrPort)
+	hold   atomic.Bool
 
 	mu     sync.Mutex
 	others []*Link
@@ -144,13 +149,12 @@ func (l *Link) take(batch [][]byte, from netip.AddrPort) {
 
 // Receive hands over what arrives until ctx ends or the end is closed.
 func (l *Link) Receive(ctx context.Context, fn func([][]byte, []netip.AddrPort)) error {
+	l.recvMu.Lock()
+	l.fn = fn
+	l.recvMu.Unlock()
 	for {
-		l.mu.Lock()
-		batch, from := l.batch, l.from
-		l.batch, l.from = nil, nil
-		l.mu.Unlock()
-		if len(batch) > 0 {
-			fn(batch, from)
+		if !l.hold.Load() {
+			l.Drain()
 		}
 		select {
 		case <-ctx.Done():
@@ -159,6 +163,28 @@ func (l *Link) Receive(ctx context.Context, fn func([][]byte, []netip.AddrPort))
 			return errors.New("link closed")
 		case <-l.wake:
 		}
+	}
+}
+
+// Hold leaves what arrives from now on to Drain.
+func (l *Link) Hold() { l.hold.Store(true) }
+
+// SetPrompt changes nothing: what comes is handed over.
+func (l *Link) SetPrompt(bool) {}
+
+// Drain hands over what has arrived.
+func (l *Link) Drain() {
+	l.recvMu.Lock()
+	defer l.recvMu.Unlock()
+	if l.fn == nil {
+		return
+	}
+	l.mu.Lock()
+	batch, from := l.batch, l.from
+	l.batch, l.from = nil, nil
+	l.mu.Unlock()
+	if len(batch) > 0 {
+		l.fn(batch, from)
 	}
 }
 

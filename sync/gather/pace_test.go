@@ -1,9 +1,12 @@
-package kernel
+package gather
 
 import (
 	"testing"
 	"time"
 )
+
+// events is the pace of conntrack events.
+var events = Pace{Busy: 2000, Enough: 64, Least: 4 * time.Millisecond, Most: 9 * time.Millisecond}
 
 // TestPace: an event now and then, or a handshake's few, are read at once; a stream
 // gathers for a bounded time, and after it has ended events are read at once again.
@@ -16,24 +19,24 @@ func TestPace(t *testing.T) {
 		{time.Second, 1, 0},
 		{100 * time.Millisecond, 6, 0},
 		{10 * time.Millisecond, 10, 0},
-		{time.Millisecond, 3, gatherMost},
+		{time.Millisecond, 3, events.Most},
 		{time.Millisecond, 12, 64 * time.Second / 12000},
-		{time.Millisecond, 40, gatherLeast},
-		{time.Millisecond, 1000, gatherLeast},
+		{time.Millisecond, 40, events.Least},
+		{time.Millisecond, 1000, events.Least},
 	} {
-		p, now := pace{}, time.Unix(1, 0)
+		p, now := events, time.Unix(1, 0)
 		for range 100 {
 			now = now.Add(c.every)
-			p.took(now, c.n)
+			p.Took(now, c.n)
 		}
-		if got := p.gather(); (got - c.want).Abs() > 500*time.Microsecond {
+		if got := p.Gather(); (got - c.want).Abs() > 500*time.Microsecond {
 			t.Errorf("%d events every %v: gathers for %v, want %v", c.n, c.every, got, c.want)
 		}
 		for range 10 { // it finds nothing
-			now = now.Add(gatherMost)
-			p.took(now, 0)
+			now = now.Add(events.Most)
+			p.Took(now, 0)
 		}
-		if got := p.gather(); got != 0 {
+		if got := p.Gather(); got != 0 {
 			t.Errorf("%d events every %v, then a pause: gathers for %v", c.n, c.every, got)
 		}
 	}
