@@ -207,8 +207,9 @@ func TestMasterFoundAtTheStart(t *testing.T) {
 // written by the role's commit, what ended there is removed again, and what did
 // not change is not written twice.
 func TestEarlyCommitIsRepeated(t *testing.T) {
-	a, b, _ := guarded(t, 100)
+	a, b, g := guarded(t, 100)
 	b.role(t, "BACKUP")
+	eventually(t, "BACKUP", g.is("armed"))
 	b.table.SetLocal(ownAddr, lanVIP)
 	eventually(t, "the early commit", tableHas(b, 100))
 	for i := range 10 {
@@ -243,6 +244,7 @@ func TestTakeOverThatDoesNotComeAbout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b, g := guarded(t, 100)
 			b.role(t, "BACKUP")
+			eventually(t, "BACKUP", g.is("armed"))
 			others := netip.MustParseAddr("192.0.2.7") // what this BACKUP forwards for others
 			f := flowNo(7777)
 			f.Orig.SetSrc(others)
@@ -287,6 +289,7 @@ func TestEarlyCommitThatIsAbandoned(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, b, g := guarded(t, 100)
 			b.role(t, "BACKUP")
+			eventually(t, "BACKUP", g.is("armed"))
 			release := b.table.HoldWrite()
 			b.table.SetLocal(ownAddr, lanVIP)
 			eventually(t, "the window", g.is("window"))
