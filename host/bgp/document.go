@@ -81,14 +81,39 @@ func problems(doc *stats.Routes) []string {
 	return list
 }
 
-// obstacle says why routes would not carry traffic here after a take-over: no
-// session is established, or the speaker has not taken what is wanted.
-func obstacle(doc *stats.Routes) string {
+// sessionWait is how long a session that is not established speaks against a
+// take-over. One that comes back after a power loss waits for its neighbour's hold
+// timer, commonly 90 s, when the neighbour has not seen the links go down; one that
+// is away for longer is not about to come.
+const sessionWait = 2 * time.Minute
+
+// awaited is the session that routes would need after a take-over and that may
+// still come.
+func (r *Router) awaited() (s Session, waits bool) {
+	l := r.link.view()
+	for _, s := range l.sessions {
+		if s.Up || s.Disabled || r.opt.Now().Sub(l.down[s.Neighbor]) >= sessionWait {
+			continue
+		}
+		if slices.ContainsFunc(r.routes, func(x *route) bool { return s.carries(x.Prefix) }) {
+			return s, true
+		}
+	}
+	return s, false
+}
+
+// notReady says why routes would not carry traffic here after a take-over: a
+// session that they need is not established, or the speaker has not taken what is
+// wanted.
+func (r *Router) notReady(doc *stats.Routes) string {
 	if !doc.Configured {
 		return ""
 	}
 	if len(doc.Problems) > 0 {
 		return doc.Problems[0]
+	}
+	if s, waits := r.awaited(); waits {
+		return fmt.Sprintf("routes: the session with %s is not established yet", s.Neighbor)
 	}
 	for _, g := range doc.Groups {
 		if !g.Taken {

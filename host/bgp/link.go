@@ -28,8 +28,25 @@ type linkView struct {
 	serial   int // grows each time it comes up
 	as       uint32
 	sessions []Session
+	down     map[string]time.Time // since when a neighbor's session is not established
 	err      string
 	since    time.Time
+}
+
+// see takes over what the sessions are now.
+func (v *linkView) see(all []Session, now time.Time) {
+	down := map[string]time.Time{}
+	for _, s := range all {
+		if s.Up {
+			continue
+		}
+		since, was := v.down[s.Neighbor]
+		if !was {
+			since = now
+		}
+		down[s.Neighbor] = since
+	}
+	v.sessions, v.down = all, down
 }
 
 func (l *link) view() linkView {
@@ -64,7 +81,7 @@ func (l *link) keep(ctx context.Context, now func() time.Time) {
 			if v.up || v.since.IsZero() {
 				v.since = now()
 			}
-			v.up, v.sessions, v.err = false, nil, err.Error()
+			v.up, v.sessions, v.down, v.err = false, nil, nil, err.Error()
 		})
 		select {
 		case <-ctx.Done():
@@ -90,7 +107,8 @@ func (l *link) once(ctx context.Context, now func() time.Time) error {
 				v.serial++
 				v.since = now()
 			}
-			v.up, v.as, v.sessions, v.err = true, as, all, ""
+			v.up, v.as, v.err = true, as, ""
+			v.see(all, now())
 		})
 		first = false
 	})

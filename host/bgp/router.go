@@ -257,7 +257,7 @@ func (r *Router) tell(src Source, st *State) {
 		src.Announce(slices.Clone(words))
 	}
 	doc := r.document(st)
-	if why := obstacle(&doc); why != r.obstacle {
+	if why := r.notReady(&doc); why != r.obstacle {
 		r.obstacle = why
 		src.Obstacle(why)
 	}

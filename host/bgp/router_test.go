@@ -364,3 +364,74 @@ func TestStubbornSpeaker(t *testing.T) {
 	w.become("BACKUP", false, true)
 	stop()
 }
+
+// fed is a speaker whose sessions a test tells.
+type fed struct {
+	Speaker
+	sessions chan []Session
+}
+
+func (f fed) Watch(ctx context.Context, fn func([]Session)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case all := <-f.sessions:
+			fn(all)
+		}
+	}
+}
+
+// TestReadyWithSessions: a node is not ready before each session that its
+// prefixes need is established, unless one has been away for too long to wait for.
+func TestReadyWithSessions(t *testing.T) {
+	var later atomic.Int64
+	s := fed{Embedded(newServer(t, "")), make(chan []Session)}
+	w := &world{wake: make(chan struct{}), state: State{Conf: routes("198.51.100.0/24", "2001:db8:5::/48"),
+		Groups: []Group{{Name: "SG", Input: Input{Engine: true, Role: "BACKUP", Ready: true}}}}}
+	r := New(Options{Speaker: s, verify: 20 * time.Millisecond, Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.Run(ctx, w)
+	}()
+	defer func() { cancel(); <-done }()
+
+	v4 := func(up bool) Session { return Session{Neighbor: "203.0.113.10", Up: up, IPv4: true} }
+	v6 := func(up bool) Session { return Session{Neighbor: "fd02::10", Up: up, IPv6: true} }
+	obstacle := func(what, want string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.why != want {
+				return fmt.Errorf("obstacle %q, want %q", w.why, want)
+			}
+			return nil
+		})
+	}
+	const noV4, noV6 = "routes: the session with 203.0.113.10 is not established yet", "routes: the session with fd02::10 is not established yet"
+	s.sessions <- []Session{v4(false), v6(true)}
+	obstacle("IPv4 is missing", noV4)
+	s.sessions <- []Session{v4(true), v6(true)}
+	obstacle("both are there", "")
+	s.sessions <- []Session{v4(true), v6(false)}
+	obstacle("IPv6 went away", noV6)
+	later.Add(int64(sessionWait) / 2)
+	s.sessions <- []Session{v4(false), v6(true)}
+	obstacle("IPv4 went away, half the time later", noV4)
+	later.Add(int64(sessionWait))
+	obstacle("IPv4 does not come", "")
+	s.sessions <- []Session{v4(true), v6(false)}
+	obstacle("IPv6 is waited for anew", noV6)
+	shut := v6(false)
+	shut.Disabled = true
+	s.sessions <- []Session{v4(true), shut}
+	obstacle("an operator shut it down", "")
+	s.sessions <- []Session{v4(false), v6(false)}
+	obstacle("none", "routes: embedded speaker has no established session")
+	w.change(func(s *State) { s.Conf = routes("198.51.100.0/24") })
+	s.sessions <- []Session{v4(true), v6(false)}
+	obstacle("no prefix needs IPv6", "")
+}

@@ -32,6 +32,17 @@ type Session struct {
 	AS       uint32
 	State    string // RFC 4271's words
 	Up       bool
+	Disabled bool // an operator shut it down
+	IPv4     bool // it is configured for IPv4 unicast; neither: for all there is
+	IPv6     bool
+}
+
+// carries reports whether routes like p go over the session.
+func (s Session) carries(p netip.Prefix) bool {
+	if p.Addr().Is6() {
+		return s.IPv6 || !s.IPv4
+	}
+	return s.IPv4 || !s.IPv6
 }
 
 // calls is what both kinds of speaker are made of.
@@ -94,8 +105,15 @@ func (s speaker) sessions(ctx context.Context) (all []Session, err error) {
 		if st == nil {
 			return
 		}
-		all = append(all, Session{Neighbor: st.NeighborAddress, AS: st.PeerAsn, State: st.SessionState.String(),
-			Up: st.SessionState == api.PeerState_ESTABLISHED})
+		s := Session{Neighbor: st.NeighborAddress, AS: st.PeerAsn, State: st.SessionState.String(),
+			Up: st.SessionState == api.PeerState_ESTABLISHED, Disabled: st.AdminState != api.PeerState_UP}
+		for _, f := range p.AfiSafis {
+			if c := f.GetConfig().GetFamily(); c.GetSafi() == api.Family_SAFI_UNICAST {
+				s.IPv4 = s.IPv4 || c.GetAfi() == api.Family_AFI_IP
+				s.IPv6 = s.IPv6 || c.GetAfi() == api.Family_AFI_IP6
+			}
+		}
+		all = append(all, s)
 	})
 	return all, err
 }
