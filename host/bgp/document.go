@@ -50,7 +50,7 @@ func (r *Router) document(st *State) stats.Routes {
 	for _, x := range r.routes {
 		y := stats.Route{Prefix: x.Prefix.String(), Group: x.group, Error: x.err, Kept: x.found}
 		if g := r.gates[x.group]; g != nil {
-			y.Wanted, y.Why = dressFor(r.conf, g.want).String(), g.want.why
+			y.Wanted, y.Why = r.dress(g.want).String(), g.want.why
 		}
 		if x.gave {
 			y.Level, y.Announced, y.Since = x.level.String(), x.worn.document(), x.since.Format(time.RFC3339)

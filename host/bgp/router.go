@@ -201,7 +201,7 @@ func (r *Router) assert(ctx context.Context, l linkView) (ok bool) {
 		if g == nil {
 			continue
 		}
-		d := dressFor(r.conf, g.want)
+		d := r.dress(g.want)
 		if x.gave && x.worn.equal(d) && x.held != d.none {
 			x.level, x.err = g.want.level, ""
 			continue
@@ -220,6 +220,19 @@ func (r *Router) assert(ctx context.Context, l linkView) (ok bool) {
 		x.gave, x.worn, x.level, x.err, x.held = true, d, g.want.level, "", !d.none
 	}
 	return ok
+}
+
+// dress is what is announced for what is wanted. Where all neighbours are in the
+// own AS nothing is put in front: to them that is a loop, and a gobgpd that hears
+// one goes on using the path before, which was the MASTER's.
+func (r *Router) dress(w want) dress {
+	d := dressFor(r.conf, w)
+	l := r.link.view()
+	external := func(s Session) bool { return s.AS != l.as }
+	if len(l.sessions) > 0 && !slices.ContainsFunc(l.sessions, external) {
+		d.prepend = 0
+	}
+	return d
 }
 
 // give brings one prefix to the speaker.
@@ -275,7 +288,7 @@ func (r *Router) stood(group string) (most Level, taken bool) {
 			continue
 		}
 		most = max(most, x.level)
-		taken = taken && x.gave && x.err == "" && x.worn.equal(dressFor(r.conf, r.gates[group].want))
+		taken = taken && x.gave && x.err == "" && x.worn.equal(r.dress(r.gates[group].want))
 	}
 	return most, taken
 }
