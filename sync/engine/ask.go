@@ -66,19 +66,23 @@ func (e *Engine) watchAsks(now time.Time) {
 	a.running = true
 	e.spawn(e.life, "asking the kernel about flows", func(ctx context.Context) error {
 		flows, err := e.kernel.Get(ctx, keys)
-		e.answered(keys, flows)
+		e.answered(keys, flows, err)
 		return err
 	})
 }
 
-// answered takes what the kernel says of flows that were asked about.
-func (e *Engine) answered(keys []flow.Key, flows []flow.Flow) {
+// answered takes what the kernel says of flows that were asked about. Where it said
+// not all, it is asked again.
+func (e *Engine) answered(keys []flow.Key, flows []flow.Flow, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()
 	e.ask.running = false
 	for _, k := range keys {
 		delete(e.ask.adjusted, k)
+		if err != nil {
+			e.ask.due[k] = now.Add(askEvery)
+		}
 	}
 	for i := range flows {
 		f, k := &flows[i], flows[i].Key()

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -11,16 +12,21 @@ import (
 // TestSilentAdjustment: a helper changes a segment's length, which the kernel
 // tells nobody; the standby has it all the same.
 func TestSilentAdjustment(t *testing.T) {
+	status := func(a *node, f flow.Flow) {
+		a.table.PutSilently(f)
+		bare := f
+		bare.Has &^= flow.HasSeqAdj
+		a.table.Say(flow.Event{Type: flow.EventUpdate, Flow: bare})
+	}
 	for name, says := range map[string]func(a *node, f flow.Flow){
 		"an expectation": func(a *node, f flow.Flow) {
 			a.table.PutSilently(f)
 			a.table.PutExpect(flow.Expect{Master: f.Orig, Tuple: f.Orig.Inverse(), Mask: f.Orig})
 		},
-		"the status": func(a *node, f flow.Flow) {
-			a.table.PutSilently(f)
-			bare := f
-			bare.Has &^= flow.HasSeqAdj
-			a.table.Say(flow.Event{Type: flow.EventUpdate, Flow: bare})
+		"the status": status,
+		"the status, and the kernel does not answer at first": func(a *node, f flow.Flow) {
+			a.table.FailGet(errors.New("no answer"))
+			status(a, f)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

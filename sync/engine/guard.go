@@ -34,13 +34,19 @@ type guard struct {
 	is     guardState
 	ticks  int
 	failed string // why it does not do what it should
-	// renewal: that is a renewal that failed.
-	renewal bool
-	closed  bool
+	// renewal: that is a renewal that failed; unmade: that it could not be had, or be
+	// told its addresses.
+	renewal, unmade bool
+	tries           int // ticks since that was last tried
+	closed          bool
 }
 
 // renewTicks is how many ticks pass between renewals: half a second.
 const renewTicks = 5
+
+// retryTicks is how many ticks pass until a guard that could not be had is tried again:
+// five seconds.
+const retryTicks = 50
 
 // configureGuard opens the guard where virtual addresses are known and it is
 // wanted, closes it where not, and tells it the addresses. A node without a guard
@@ -54,16 +60,21 @@ func (e *Engine) configureGuard() {
 		g.g, g.is, g.failed = nil, guardDown, ""
 		e.log.Info("take-over guard disabled")
 	}
+	var err error
 	if wanted && g.g == nil && !g.closed {
-		opened, err := e.opt.OpenGuard()
-		if e.guardFails(err); err == nil {
+		var opened Guard
+		if opened, err = e.opt.OpenGuard(); err == nil {
 			g.g = opened
 			e.log.Info("take-over guard ready", "addresses", virtual)
 		}
 	}
 	if g.g != nil {
-		e.guardFails(g.g.Protect(virtual, spared))
+		err = g.g.Protect(virtual, spared)
 	}
+	if e.guardFails(err); err == nil && g.unmade {
+		g.failed = ""
+	}
+	g.unmade, g.tries = err != nil, 0
 	g.mu.Unlock()
 	e.applyGuard()
 }
@@ -140,6 +151,9 @@ func (e *Engine) wantGuard() guardState {
 // keepGuard renews what is raised. It runs behind the tick, which has had the
 // engine's lock: where the engine hangs the guard falls.
 func (e *Engine) keepGuard() {
+	if e.guard.retry() {
+		e.configureGuard()
+	}
 	e.applyGuard()
 	g := &e.guard
 	g.mu.Lock()
@@ -155,6 +169,14 @@ func (e *Engine) keepGuard() {
 		g.failed, g.renewal = "", false
 		e.log.Info("the take-over guard works again")
 	}
+}
+
+// retry reports whether it is time to try again what could not be done.
+func (g *guard) retry() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tries++
+	return g.unmade && g.tries >= retryTicks
 }
 
 func (g *guard) close() error {

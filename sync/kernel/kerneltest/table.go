@@ -14,21 +14,22 @@ import (
 
 // Table is a fake kernel. Its methods may be called from any goroutine.
 type Table struct {
-	mu      sync.Mutex
-	flows   map[flow.Key]flow.Flow
-	order   []flow.Key
-	expects []flow.Expect
-	queue   []delivery
-	wake    chan struct{}
-	nextID  uint32
-	limit   int
-	local   []netip.Addr
-	addrs   chan struct{}
-	hold    chan struct{} // a Dump waits for its end
-	slow    chan struct{} // Apply does
-	firm    chan struct{} // closed when Apply may go on, cancelled or not
-	passing []uint8
-	deaf    bool // events of new flows do not come
+	mu       sync.Mutex
+	flows    map[flow.Key]flow.Flow
+	order    []flow.Key
+	expects  []flow.Expect
+	queue    []delivery
+	wake     chan struct{}
+	nextID   uint32
+	limit    int
+	local    []netip.Addr
+	addrs    chan struct{}
+	hold     chan struct{} // a Dump waits for its end
+	slow     chan struct{} // Apply does
+	getFails error         // the next Get
+	firm     chan struct{} // closed when Apply may go on, cancelled or not
+	passing  []uint8
+	deaf     bool // events of new flows do not come
 }
 
 type delivery struct {
@@ -234,12 +235,23 @@ func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 func (t *Table) Get(ctx context.Context, keys []flow.Key) (flows []flow.Flow, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := t.getFails; err != nil {
+		t.getFails = nil
+		return nil, err
+	}
 	for _, k := range keys {
 		if f, ok := t.flows[k]; ok {
 			flows = append(flows, f)
 		}
 	}
 	return flows, ctx.Err()
+}
+
+// FailGet makes the next Get fail.
+func (t *Table) FailGet(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.getFails = err
 }
 
 // Apply does what the changes say.
