@@ -45,6 +45,12 @@ func startRouted(t *testing.T) *routedPair {
 	p.rs = startPair(t, p.Lab)
 	p.points(t, 0)
 	p.level(t, 1, "standby")
+	for _, n := range p.R {
+		wait(t, n.Name+"'s sessions for IPv4 and IPv6", func() (bool, error) {
+			r, err := n.Routes()
+			return err == nil && r.Established == 2, fmt.Errorf("%+v %w", r.Sessions, err)
+		})
+	}
 	p.stream = must[*lab.Stream](t)(p.StartStream())
 	return p
 }
