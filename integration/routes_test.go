@@ -252,8 +252,10 @@ func TestRoutesFollow(t *testing.T) {
 		if !p.bgp[0].Alive() {
 			t.Error("gobgpd is gone too")
 		}
-		p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived())
-		p.points(t, 0)
+		back := time.Now()
+		p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
+		p.afterCommit(t, 0, back)
+		p.never(t, began)
 		p.inSync(t, 1)
 	})
 
