@@ -15,10 +15,7 @@ func TestBirthsDuringALargeCommit(t *testing.T) {
 	t.Parallel()
 	const n = 3000
 	a, b := pair(t, udptest.Faults{})
-	for i := range n {
-		a.table.Put(flowNo(i))
-	}
-	eventually(t, "the standby's view", mirrors(t, a, b))
+	known(t, n, a, b)
 	release := b.table.HoldApply()
 	committed := make(chan error, 1)
 	go func() {
@@ -73,10 +70,7 @@ func TestBirthsWithoutASequence(t *testing.T) {
 	t.Parallel()
 	const n = 3000
 	a, b := pair(t, udptest.Faults{})
-	for i := range n {
-		a.table.Put(flowNo(i))
-	}
-	eventually(t, "the standby's view", mirrors(t, a, b))
+	known(t, n, a, b)
 	b.role(t, "MASTER")
 	if done, err := b.Commit(t.Context()); err != nil || done.Created != n {
 		t.Fatalf("%+v, %v", done, err)

@@ -50,6 +50,12 @@ func settings() conf.Settings {
 
 func start(t *testing.T, table *kerneltest.Table, link *udptest.Link) *node {
 	t.Helper()
+	return startAt(t, table, link, nil)
+}
+
+// startAt starts a node with a clock of its own; nil: time's.
+func startAt(t *testing.T, table *kerneltest.Table, link *udptest.Link, now func() time.Time) *node {
+	t.Helper()
 	var log *slog.Logger
 	if os.Getenv("ENGINE_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -59,6 +65,7 @@ func start(t *testing.T, table *kerneltest.Table, link *udptest.Link) *node {
 		OpenKernel: func() (engine.Kernel, error) { return table, nil },
 		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return link, nil },
 		Log:        log,
+		Now:        now,
 	})
 	if err := n.Configure(t.Context(), settings()); err != nil {
 		t.Fatal(err)
@@ -178,16 +185,22 @@ func TestLossIsRepaired(t *testing.T) {
 	}
 }
 
+// known puts n flows into a's kernel, and waits until b's view has them.
+func known(t *testing.T, n int, a, b *node) {
+	t.Helper()
+	for i := range n {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "the first view", mirrors(t, a, b))
+}
+
 // TestStandbyRestart: a restarted standby is filled without being asked.
 func TestStandbyRestart(t *testing.T) {
 	t.Parallel()
 	la, lb := udptest.Pair(7, udptest.Faults{})
 	a := start(t, kerneltest.New(), la)
 	b := start(t, kerneltest.New(), lb)
-	for i := range 1000 {
-		a.table.Put(flowNo(i))
-	}
-	eventually(t, "the first view", mirrors(t, a, b))
+	known(t, 1000, a, b)
 	_ = b.Stop(t.Context())
 	lb2, _ := udptest.Pair(9, udptest.Faults{})
 	udptest.Join(la, lb2)
@@ -203,10 +216,7 @@ func TestActiveRestart(t *testing.T) {
 	table := kerneltest.New()
 	a := start(t, table, la)
 	b := start(t, kerneltest.New(), lb)
-	for i := range 1000 {
-		table.Put(flowNo(i))
-	}
-	eventually(t, "the first view", mirrors(t, a, b))
+	known(t, 1000, a, b)
 	_ = a.Stop(t.Context())
 	for i := range 300 {
 		f := flowNo(i)
@@ -226,10 +236,7 @@ func TestSlowFill(t *testing.T) {
 	table := kerneltest.New()
 	a := start(t, table, la)
 	b := start(t, kerneltest.New(), lb)
-	for i := range 1000 {
-		table.Put(flowNo(i))
-	}
-	eventually(t, "the first view", mirrors(t, a, b))
+	known(t, 1000, a, b)
 	_ = a.Stop(t.Context())
 	release := table.HoldDump()
 	la2, _ := udptest.Pair(9, udptest.Faults{})
@@ -252,10 +259,7 @@ func TestSlowFill(t *testing.T) {
 func TestOverrun(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t, udptest.Faults{})
-	for i := range 1000 {
-		a.table.Put(flowNo(i))
-	}
-	eventually(t, "the first view", mirrors(t, a, b))
+	known(t, 1000, a, b)
 	time.Sleep(300 * time.Millisecond) // the first full copies end
 	before := a.link.Stats().BytesSent
 	for i := range 10 {

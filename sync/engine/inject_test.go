@@ -307,16 +307,7 @@ func TestAudit(t *testing.T) {
 	t.Parallel()
 	c := &clock{}
 	la, lb := udptest.Pair(3, udptest.Faults{})
-	n := &node{table: kerneltest.New(), link: la}
-	n.Engine = engine.New(engine.Options{
-		OpenKernel: func() (engine.Kernel, error) { return n.table, nil },
-		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return la, nil },
-		Now:        c.now,
-	})
-	if err := n.Configure(t.Context(), settings()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	n := startAt(t, kerneltest.New(), la, c.now)
 	b := start(t, kerneltest.New(), lb)
 	for i := range 100 {
 		n.table.Put(flowNo(i))
@@ -336,16 +327,7 @@ func TestNativeAuditFindsClearedLabels(t *testing.T) {
 	t.Parallel()
 	c := &clock{}
 	la, lb := udptest.Pair(3, udptest.Faults{})
-	n := &node{table: kerneltest.New(), link: la}
-	n.Engine = engine.New(engine.Options{
-		OpenKernel: func() (engine.Kernel, error) { return n.table, nil },
-		OpenLink:   func(engine.LinkConfig) (engine.Link, error) { return la, nil },
-		Now:        c.now,
-	})
-	if err := n.Configure(t.Context(), settings()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = n.Stop(context.Background()) })
+	n := startAt(t, kerneltest.New(), la, c.now)
 	b := start(t, kerneltest.New(), lb)
 	labelled := func(want int) func() error {
 		return func() error {
