@@ -48,6 +48,13 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 		}
 		return
 	}
+	if e.rebornHere(r, &k, &ev.Flow) {
+		e.moved.reborn++
+		return
+	}
+	if len(e.moved.kept) > 0 {
+		r = e.internal.Find(&k)
+	}
 	if r == 0 {
 		if ev.Own && e.direct() {
 			return // injected; it becomes ours with a take-over

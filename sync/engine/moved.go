@@ -11,7 +11,10 @@ import (
 // what was masqueraded to an address when that is taken away, or its interface
 // down. A virtual address leaves when the other router takes over, and there these
 // flows live on. Their end is kept to ourselves; the entries stay until the other
-// node speaks for them, or until it is clear that nobody took over.
+// node speaks for them, or until it is clear that nobody took over. Until the role has
+// changed packets still come here: what they make of such a flow, or a flow to an
+// address that is not here any more, is kept to ourselves too, since it would take the
+// place of the flow at the other node.
 type moved struct {
 	usable map[address]bool // addresses of interfaces that are up
 	held   map[address]bool // those that were, at any time
@@ -19,6 +22,7 @@ type moved struct {
 	kept   map[flow.Key]bool
 	at     time.Time // of the last one kept
 	total  uint64
+	reborn uint64 // events of flows that began afterwards in their place
 }
 
 // movedWait is how long after an address left a take-over may still be the reason.
@@ -49,13 +53,7 @@ func (e *Engine) endedByMove(now time.Time, r cache.Ref, f *flow.Flow) bool {
 	if r == 0 || f.Has&flow.HasReply == 0 || f.Reply.Dst == f.Orig.Src || !m.held[to] {
 		return false
 	}
-	if !m.asked {
-		m.asked = true
-		if e.kernel.AddrsChanged() {
-			e.lookAtMoved()
-		}
-	}
-	if m.usable[to] {
+	if e.usable(to) {
 		return false
 	}
 	if len(m.kept) == 0 {
@@ -65,6 +63,43 @@ func (e *Engine) endedByMove(now time.Time, r cache.Ref, f *flow.Flow) bool {
 	m.at = now
 	m.total++
 	return true
+}
+
+// usable reports whether an address is this host's, on an interface that is up; the
+// kernel is asked once a batch of events.
+func (e *Engine) usable(a address) bool {
+	m := &e.moved
+	if !m.asked {
+		m.asked = true
+		if e.kernel.AddrsChanged() {
+			e.lookAtMoved()
+		}
+	}
+	return m.usable[a]
+}
+
+// rebornHere reports whether an event is about a flow that packets have begun here
+// after their address had left: with the tuple of one that is kept, r being its entry,
+// or to a virtual address and not translated.
+func (e *Engine) rebornHere(r cache.Ref, k *flow.Key, f *flow.Flow) bool {
+	m := &e.moved
+	if len(m.kept) == 0 {
+		return false
+	}
+	if r != 0 {
+		if !m.kept[*k] || e.sameLife(r, f) {
+			return false
+		}
+		e.internal.Load(r, &e.scratch)
+		if e.usable(address{e.scratch.Reply.Dst, e.scratch.Orig.Family}) {
+			delete(m.kept, *k) // the address is back, and with it what begins here
+			e.queueDelete(r)
+			return false
+		}
+		return true
+	}
+	to := address{f.Orig.Dst, f.Orig.Family}
+	return m.held[to] && f.Reply.Src == f.Orig.Dst && !e.usable(to)
 }
 
 // watchMoved gives up what was kept when no take-over came: a comparison with the

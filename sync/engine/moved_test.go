@@ -45,3 +45,75 @@ func TestMasqueradedToAnAddressThatLeaves(t *testing.T) {
 		t.Errorf("the standby holds %d flows", len(have))
 	}
 }
+
+// TestWhatBeginsWithoutTheAddress: until the role has changed packets still come to the
+// former MASTER. What they make there does not take the place of the flows that moved.
+func TestWhatBeginsWithoutTheAddress(t *testing.T) {
+	own, vip := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
+	la, lb := udptest.Pair(7, udptest.Faults{})
+	a, b := start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
+	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	f := flowNo(1)
+	a.table.Put(f)
+	eventually(t, "the flow", mirrors(t, a, b))
+	reply := func() (reply flow.Tuple) {
+		err := b.Flows(t.Context(), flow.External, func(flows []flow.Flow) error {
+			for i := range flows {
+				if flows[i].Key() == f.Key() {
+					reply = flows[i].Reply
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return reply
+	}
+	kept := reply()
+	counted := func(what string, n uint64) {
+		t.Helper()
+		eventually(t, what, func() error {
+			s, err := a.Statistics(t.Context())
+			if err != nil || s.Drops[what] < n {
+				return fmt.Errorf("%v %w", s.Drops, err)
+			}
+			return nil
+		})
+	}
+	a.table.SetLocal(own)
+	a.table.Remove(f.Key())
+	counted("ended_with_address", 1)
+	reborn := f
+	reborn.Reply.Dport++
+	reborn.SetNAT()
+	a.table.Put(reborn)
+	inbound := flowNo(2)
+	inbound.Orig = f.Reply // what the server sends to the virtual address
+	inbound.Reply = inbound.Orig.Inverse()
+	inbound.Status &^= flow.StatusSrcNATDone
+	a.table.Put(inbound)
+	counted("begun_without_address", 2)
+	a.table.Put(flowNo(9))
+	eventually(t, "what began afterwards", func() error {
+		if have := entries(t, b, flow.External); len(have) != 2 {
+			return fmt.Errorf("%d flows", len(have))
+		}
+		return nil
+	})
+	if got := reply(); got != kept {
+		t.Errorf("the flow's translation was %v and is %v", kept, got)
+	}
+	// The address comes back before anybody took over: what begins now is told.
+	a.table.SetLocal(own, vip)
+	reborn.Reply.Dport++
+	reborn.SetNAT()
+	a.table.Remove(f.Key())
+	a.table.Put(reborn)
+	eventually(t, "the flow of now", func() error {
+		if got := reply(); got != reborn.Reply {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}

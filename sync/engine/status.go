@@ -39,6 +39,7 @@ func (e *Engine) Statistics(context.Context) (stats.Statistics, error) {
 			"cache_full":              e.drops.cacheFull,
 			"event_overruns":          e.drops.overruns,
 			"ended_with_address":      e.moved.total,
+			"begun_without_address":   e.moved.reborn,
 			"malformed_header":        c.Malformed,
 			"malformed_payload":       e.drops.payload,
 			"malformed_size":          e.drops.wire.BadSize,
