@@ -26,9 +26,6 @@ const register = unix.NFT_REG_1
 const (
 	attrSocketKey, attrSocketDreg = 1, 2
 	socketTransparent             = 0
-	attrFIBDreg, attrFIBResult    = 1, 2
-	attrFIBFlags                  = 3
-	fibAddressType, fibSource     = 3, 1
 	keyDestinationIPv4            = 20
 	keyDestinationIPv6            = 22
 	metaNFProto                   = unix.NFT_META_NFPROTO
@@ -167,16 +164,6 @@ func socket() part {
 		ae.Uint32(attrSocketKey, socketTransparent)
 		ae.Uint32(attrSocketDreg, register)
 	}}}
-}
-
-// sourceIsHere holds where the packet's source, as it is translated, is an address
-// of this host.
-func sourceIsHere() part {
-	return part{{"fib", func(ae *netlink.AttributeEncoder) {
-		ae.Uint32(attrFIBDreg, register)
-		ae.Uint32(attrFIBResult, fibAddressType)
-		ae.Uint32(attrFIBFlags, fibSource)
-	}}, compare(unix.NFT_CMP_EQ, native(unix.RTN_LOCAL))}
 }
 
 // test compares some bits of the register with 0.

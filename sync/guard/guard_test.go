@@ -261,8 +261,8 @@ func TestForward(t *testing.T) {
 	})
 }
 
-// TestArmed: the part for forwarded packets waits for the virtual address, and is
-// there with it; the router forwards for others meanwhile.
+// TestArmed: the part for forwarded packets stands before the first virtual address
+// comes, since others may follow it late; the router forwards for others meanwhile.
 func TestArmed(t *testing.T) {
 	each(t, func(t *testing.T, a addresses) {
 		r := newRig(t, a)
@@ -273,13 +273,9 @@ func TestArmed(t *testing.T) {
 		vip := []string{"ip", "addr", "del", fmt.Sprintf("%s/%d", a.virtual2, a.bits), "dev", "wan0"}
 		r.router.run(vip...)
 		must(t, r.g.Raise(true, false))
-		if got := r.entries(t, "sport=5001"); got != 0 {
-			t.Fatal("an entry from nowhere")
-		}
-		// Without the address the answer finds no way back, but the flow passes.
 		_ = r.peer.ask(5001, to(a.server, 6001), r.fence, "nothing")
-		if got := r.entries(t, "sport=5001"); got == 0 {
-			t.Error("a flow is not forwarded although the address is not here")
+		if n := r.entries(t, "sport=5001"); n != 0 {
+			t.Errorf("a flow translated to an address that is to come has left %d entries", n)
 		}
 		vip[2] = "add"
 		if addr(a.own).Is6() {

@@ -90,9 +90,11 @@ func (g *Guard) inputHook(b *batch) {
 // forwardHook raises the part behind source NAT: the first packet of a
 // translated flow that is not known is dropped before its entry is confirmed,
 // because it may be one of an old flow that was given another port. New TCP
-// connections pass, and flows translated to addresses that do not move. Outside
-// the window only flows translated to a virtual address that is here count: its
-// arrival is noticed by the kernel itself, before any packet is sent after it.
+// connections pass, and flows translated to addresses that do not move. Outside the
+// window only flows translated to a virtual address count, whether it is here yet or
+// not: keepalived adds the addresses one after the other, and packets that follow the
+// first must not be translated to one that is to come. Without the address no answer
+// finds its way here anyway.
 func (g *Guard) forwardHook(b *batch) {
 	b.addChain(g.table, chainForward, &hook{unix.NF_INET_POST_ROUTING, afterSourceNAT})
 	for _, r := range []rule{
@@ -105,8 +107,8 @@ func (g *Guard) forwardHook(b *batch) {
 		{conntrack6(original), in(setSpared6), accept()},
 		{conntrack4(reply), in(setSpared4), accept()},
 		{conntrack6(reply), in(setSpared6), accept()},
-		{conntrack4(reply), in(setVirtual4), sourceIsHere(), count(counterForward), drop()},
-		{conntrack6(reply), in(setVirtual6), sourceIsHere(), count(counterForward), drop()},
+		{conntrack4(reply), in(setVirtual4), count(counterForward), drop()},
+		{conntrack6(reply), in(setVirtual6), count(counterForward), drop()},
 		{family(), in(setWindow), count(counterForward), drop()},
 	} {
 		b.addRule(g.table, chainForward, r)
