@@ -150,6 +150,10 @@ func (r *receiver) wait() error {
 	return r.gate.Wait()
 }
 
+// drainMost is how many batches one drain takes: a flood must not hold up who waits
+// for it.
+const drainMost = 4096
+
 // drain hands over everything that has arrived.
 func (r *receiver) drain() error {
 	r.mu.Lock()
@@ -157,7 +161,7 @@ func (r *receiver) drain() error {
 	if r.fn == nil {
 		return nil
 	}
-	for {
+	for range drainMost {
 		n, err := r.in.read()
 		if err != nil {
 			return err
@@ -171,9 +175,10 @@ func (r *receiver) drain() error {
 			r.fn(r.got, r.from)
 		}
 		if n < batch {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 // pause keeps a link whose reads fail, its interface gone perhaps, from
