@@ -29,6 +29,7 @@ unit:
 # The race detector needs cgo and a C compiler.
 race:
 	@CGO_ENABLED=1 sh integration/run.sh $(GO) -race -timeout 15m $(UNIT)
+	@sh integration/run.sh $(GO) -run InternalNeighbour ./host/bgp # not under the detector
 
 integration: build
 	@sh integration/run.sh $(GO) -count=1 -timeout 30m ./integration/...
