@@ -23,12 +23,12 @@ type Process struct {
 const (
 	processName = "keepalived"
 	proc        = "/proc"
-	lookEvery   = time.Second
+	lookEvery   = 200 * time.Millisecond
 	tickHz      = 100 // of /proc/PID/stat, the same on every Linux
 )
 
 // Running reports whether keepalived runs, and since when: of several processes
-// the oldest counts. A process that is not there is looked for once a second.
+// the oldest counts. A process that is not there is looked for five times a second at most.
 func (p *Process) Running() (since time.Time, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -139,6 +139,32 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
+// TestDoubtOfAKeepalivedKilledAtOnce: it said a role and was gone before the
+// first look at what is doubtful.
+func TestDoubtOfAKeepalivedKilledAtOnce(t *testing.T) {
+	for _, source := range []string{"fifo", "state file"} {
+		running, told := true, 0
+		w := New(Options{
+			StateDir: t.TempDir(), Groups: func() []string { return []string{"SG"} },
+			Running: func() (time.Time, bool) { return at(-10), running },
+			Now:     func() time.Time { return at(0) },
+			Report:  func(string, []string) { told++ },
+		})
+		w.start = at(-5)
+		if source == "fifo" {
+			w.takeLines([]string{`GROUP "SG" MASTER 0`}, func(Change) {})
+		} else {
+			put(t, w.opt.StateDir, Backup, 0)
+			w.scan(func(Change) {})
+		}
+		running = false
+		w.doubt()
+		if told != 1 {
+			t.Errorf("%s: told %d times", source, told)
+		}
+	}
+}
+
 func TestProcessIsFoundAndMissed(t *testing.T) {
 	// A shell under keepalived's name.
 	name := filepath.Join(t.TempDir(), processName)
