@@ -32,6 +32,7 @@ race:
 	@sh integration/run.sh $(GO) -run InternalNeighbour ./host/bgp # not under the detector
 
 integration: build
+	$(GO) build -trimpath -o $(BIN)/ ./host/bgp/routinghost
 	@sh integration/run.sh $(GO) -count=1 -timeout 30m ./integration/...
 
 check:

@@ -86,11 +86,17 @@ type router struct{ sync, keepalived *lab.Process }
 func startSync(t *testing.T, n *lab.Node, more ...string) *lab.Process {
 	t.Helper()
 	p := must[*lab.Process](t)(n.StartSync(more...))
+	answers(t, n)
+	return p
+}
+
+// answers waits until a router's daemon does.
+func answers(t *testing.T, n *lab.Node) {
+	t.Helper()
 	wait(t, n.Name+" answering", func() (bool, error) {
 		_, err := n.Statistics()
 		return err == nil, err
 	})
-	return p
 }
 
 // startPair starts both routers and waits until r1 is MASTER and r2 BACKUP and
@@ -101,6 +107,13 @@ func startPair(t *testing.T, l *lab.Lab) (rs [2]router) {
 		rs[i].sync = startSync(t, n)
 		rs[i].keepalived = must[*lab.Process](t)(n.StartKeepalived())
 	}
+	formPair(t, l)
+	return rs
+}
+
+// formPair waits until the two are one, and starts the server.
+func formPair(t *testing.T, l *lab.Lab) {
+	t.Helper()
 	waitRole(t, l.R[0], "MASTER")
 	waitRole(t, l.R[1], "BACKUP")
 	for _, n := range l.R {
@@ -110,7 +123,6 @@ func startPair(t *testing.T, l *lab.Lab) (rs [2]router) {
 		})
 	}
 	must[*lab.Process](t)(l.Serve())
-	return rs
 }
 
 func waitRole(t *testing.T, n *lab.Node, role string) {

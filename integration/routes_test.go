@@ -28,21 +28,44 @@ type routedPair struct {
 	up     *lab.Upstream
 	stream *lab.Stream
 
+	embedded  bool // the speaker is inside the daemon, see host/bgp/routinghost
 	downloads int
+}
+
+// startDaemon starts conntrack-sync on a router, alone or in a routing host.
+func (p *routedPair) startDaemon(t *testing.T, i int) {
+	t.Helper()
+	if !p.embedded {
+		p.rs[i].sync = startSync(t, p.R[i])
+		return
+	}
+	p.rs[i].sync = must[*lab.Process](t)(p.R[i].StartRoutingHost())
+	answers(t, p.R[i])
+}
+
+// startSpeaker starts a router's gobgpd, where there is one.
+func (p *routedPair) startSpeaker(t *testing.T, i int) {
+	t.Helper()
+	if !p.embedded {
+		p.bgp[i] = must[*lab.Process](t)(p.R[i].StartBGP())
+	}
 }
 
 // startRouted starts a pair whose WAN side follows BGP, and waits until the best
 // path points at r1 and the standby's is there.
-func startRouted(t *testing.T) *routedPair {
+func startRouted(t *testing.T, embedded bool) *routedPair {
+	t.Helper()
 	if _, err := exec.LookPath("gobgpd"); err != nil {
 		t.Fatal("needs gobgpd (integration/install.sh)")
 	}
-	p := &routedPair{Lab: newLab(t, lab.Options{BGP: true, Track: true, Config: [2]string{routed, routed}})}
+	p := &routedPair{embedded: embedded, Lab: newLab(t, lab.Options{BGP: true, Track: true, Config: [2]string{routed, routed}})}
 	p.up = must[*lab.Upstream](t)(p.StartUpstream())
 	for i, n := range p.R {
-		p.bgp[i] = must[*lab.Process](t)(n.StartBGP())
+		p.startSpeaker(t, i)
+		p.startDaemon(t, i)
+		p.rs[i].keepalived = must[*lab.Process](t)(n.StartKeepalived())
 	}
-	p.rs = startPair(t, p.Lab)
+	formPair(t, p.Lab)
 	p.points(t, 0)
 	p.level(t, 1, "standby")
 	for _, n := range p.R {
@@ -171,126 +194,153 @@ func (p *routedPair) inSync(t *testing.T, i int) {
 // TestRoutesFollow: the best path of a real upstream gobgpd points at the router
 // that holds the state, over everything that happens to a pair.
 func TestRoutesFollow(t *testing.T) {
-	p := startRouted(t)
+	p := startRouted(t, false)
+	t.Run("check warns of window tracking", p.warnsOfWindows)
+	t.Run("the daemon restarts on the MASTER, in order and not: nothing moves", p.daemonRestarts)
+	t.Run("the engine crashes: nothing moves", p.enginesCrash)
+	t.Run("orderly stop and fail-back", p.orderlyStop)
+	t.Run("hand-over and back", p.handOver)
+	t.Run("keepalived alone crashes: its path is still announced", p.keepalivedCrashes)
+	t.Run("gobgpd restarts on the MASTER: it is told again", p.gobgpdRestarts)
+	t.Run("power loss", p.powerLoss)
+}
 
-	t.Run("check warns of window tracking", func(t *testing.T) {
-		const name = "net.netfilter.nf_conntrack_tcp_be_liberal"
-		r := p.R[0]
-		for value, warned := range map[string]bool{"0": true, "1": false} {
-			must[string](t)(r.Run("sysctl", "-qw", name+"="+value))
-			out, err := r.Cmd(r.Binary(), "check", "--conf-dir", r.ConfDir(), "--keepalived-conf", "").CombinedOutput()
-			if err != nil || strings.Contains(string(out), "warning: routes follow roles and "+name+" is 0") != warned {
-				t.Errorf("%s: %v, %s", value, err, out)
-			}
+// TestRoutesFollowEmbedded: the same with a speaker inside the program that loads
+// conntrack-sync, where nothing but a session with the upstream leaves the process.
+func TestRoutesFollowEmbedded(t *testing.T) {
+	p := startRouted(t, true)
+	t.Run("the engine crashes: nothing moves", p.enginesCrash)
+	t.Run("orderly stop and fail-back", p.orderlyStop)
+	t.Run("hand-over and back", p.handOver)
+	t.Run("keepalived alone crashes: its path is still announced", p.keepalivedCrashes)
+	t.Run("power loss", p.powerLoss)
+}
+
+// warnsOfWindows: check does, where the two directions may run over two routers.
+func (p *routedPair) warnsOfWindows(t *testing.T) {
+	const name = "net.netfilter.nf_conntrack_tcp_be_liberal"
+	r := p.R[0]
+	for value, warned := range map[string]bool{"0": true, "1": false} {
+		must[string](t)(r.Run("sysctl", "-qw", name+"="+value))
+		out, err := r.Cmd(r.Binary(), "check", "--conf-dir", r.ConfDir(), "--keepalived-conf", "").CombinedOutput()
+		if err != nil || strings.Contains(string(out), "warning: routes follow roles and "+name+" is 0") != warned {
+			t.Errorf("%s: %v, %s", value, err, out)
 		}
-	})
+	}
+}
 
-	t.Run("the daemon restarts on the MASTER, in order and not: nothing moves", func(t *testing.T) {
-		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-			began := time.Now()
-			p.through(t, 0, func() {
-				p.rs[0].sync.Signal(signal)
-				_ = p.rs[0].sync.Wait()
-				p.rs[0].sync = startSync(t, p.R[0])
-				waitRole(t, p.R[0], "MASTER")
-				p.level(t, 0, "master")
-			})
-			for _, b := range p.never(t, began) {
-				// Back to the configured one, when it was calm for long enough.
-				if b.Hop != hops[0] || b.MED != 100 {
-					t.Errorf("%v: %+v", signal, b)
-				}
-			}
-			p.inSync(t, 1)
-		}
-	})
-
-	t.Run("the engine crashes: nothing moves", func(t *testing.T) {
+// daemonRestarts: in order and not.
+func (p *routedPair) daemonRestarts(t *testing.T) {
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		began := time.Now()
 		p.through(t, 0, func() {
-			for i := range p.R {
-				s := must[stats.Status](t)(p.R[i].Status())
-				_ = syscall.Kill(s.Plugin.PID, syscall.SIGKILL)
-			}
+			p.rs[0].sync.Signal(signal)
+			_ = p.rs[0].sync.Wait()
+			p.rs[0].sync = startSync(t, p.R[0])
+			waitRole(t, p.R[0], "MASTER")
+			p.level(t, 0, "master")
 		})
 		for _, b := range p.never(t, began) {
-			if b.Hop != hops[0] {
-				t.Errorf("%+v", b)
+			// Back to the configured one, when it was calm for long enough.
+			if b.Hop != hops[0] || b.MED != 100 {
+				t.Errorf("%v: %+v", signal, b)
 			}
 		}
 		p.inSync(t, 1)
-	})
+	}
+}
 
-	t.Run("orderly stop and fail-back", func(t *testing.T) {
-		began := time.Now()
-		p.through(t, 1, func() { _ = p.rs[0].keepalived.Stop() })
-		p.afterCommit(t, 1, began)
-		back := time.Now()
-		p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
-		p.afterCommit(t, 0, back)
-		p.never(t, began)
-		p.inSync(t, 1)
-	})
-
-	t.Run("hand-over and back", func(t *testing.T) {
-		began := time.Now()
-		p.through(t, 1, func() { must[string](t)(p.R[0].Sync("hand-over")) })
-		p.afterCommit(t, 1, began)
-		p.inSync(t, 0)
-		back := time.Now()
-		p.through(t, 0, func() { must[string](t)(p.R[0].Sync("hand-over", "--cancel")) })
-		p.afterCommit(t, 0, back)
-		p.never(t, began)
-		p.inSync(t, 1)
-	})
-
-	t.Run("keepalived alone crashes: its path is still announced", func(t *testing.T) {
-		began := time.Now()
-		p.through(t, 1, func() { p.R[0].KillKeepalived() })
-		p.afterCommit(t, 1, began)
-		p.never(t, began)
-		if !p.bgp[0].Alive() {
-			t.Error("gobgpd is gone too")
+// enginesCrash: on both routers.
+func (p *routedPair) enginesCrash(t *testing.T) {
+	began := time.Now()
+	p.through(t, 0, func() {
+		for i := range p.R {
+			s := must[stats.Status](t)(p.R[i].Status())
+			_ = syscall.Kill(s.Plugin.PID, syscall.SIGKILL)
 		}
-		back := time.Now()
-		p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
-		p.afterCommit(t, 0, back)
-		p.never(t, began)
-		p.inSync(t, 1)
 	})
+	for _, b := range p.never(t, began) {
+		if b.Hop != hops[0] {
+			t.Errorf("%+v", b)
+		}
+	}
+	p.inSync(t, 1)
+}
 
-	t.Run("gobgpd restarts on the MASTER: it is told again", func(t *testing.T) {
-		p.bgp[0].Kill()
-		p.points(t, 1)
-		p.bgp[0] = must[*lab.Process](t)(p.R[0].StartBGP())
-		p.points(t, 0)
-		p.level(t, 0, "master")
-	})
+// orderlyStop of keepalived, and its return.
+func (p *routedPair) orderlyStop(t *testing.T) {
+	began := time.Now()
+	p.through(t, 1, func() { _ = p.rs[0].keepalived.Stop() })
+	p.afterCommit(t, 1, began)
+	back := time.Now()
+	p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
+	p.afterCommit(t, 0, back)
+	p.never(t, began)
+	p.inSync(t, 1)
+}
 
-	t.Run("power loss", func(t *testing.T) {
-		began := time.Now()
-		p.through(t, 1, func() {
-			// The links first: nobody hears the end of a session.
-			for _, dev := range []string{"wan0", "lan0", lab.SyncDev} {
-				must[string](t)(p.R[0].Run("ip", "link", "set", dev, "down"))
-			}
-			if err := p.R[0].PowerOff(); err != nil {
-				t.Fatal(err)
-			}
-		})
-		p.afterCommit(t, 1, began)
-		back := time.Now()
-		if err := p.R[0].PowerOn(); err != nil {
+// handOver and back.
+func (p *routedPair) handOver(t *testing.T) {
+	began := time.Now()
+	p.through(t, 1, func() { must[string](t)(p.R[0].Sync("hand-over")) })
+	p.afterCommit(t, 1, began)
+	p.inSync(t, 0)
+	back := time.Now()
+	p.through(t, 0, func() { must[string](t)(p.R[0].Sync("hand-over", "--cancel")) })
+	p.afterCommit(t, 0, back)
+	p.never(t, began)
+	p.inSync(t, 1)
+}
+
+// keepalivedCrashes alone: the router and its session live on.
+func (p *routedPair) keepalivedCrashes(t *testing.T) {
+	began := time.Now()
+	p.through(t, 1, func() { p.R[0].KillKeepalived() })
+	p.afterCommit(t, 1, began)
+	p.never(t, began)
+	if !p.embedded && !p.bgp[0].Alive() {
+		t.Error("gobgpd is gone too")
+	}
+	back := time.Now()
+	p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
+	p.afterCommit(t, 0, back)
+	p.never(t, began)
+	p.inSync(t, 1)
+}
+
+// gobgpdRestarts on the MASTER.
+func (p *routedPair) gobgpdRestarts(t *testing.T) {
+	p.bgp[0].Kill()
+	p.points(t, 1)
+	p.bgp[0] = must[*lab.Process](t)(p.R[0].StartBGP())
+	p.points(t, 0)
+	p.level(t, 0, "master")
+}
+
+// powerLoss with nobody left to end a session, and the return.
+func (p *routedPair) powerLoss(t *testing.T) {
+	began := time.Now()
+	p.through(t, 1, func() {
+		// The links first: nobody hears the end of a session.
+		for _, dev := range []string{"wan0", "lan0", lab.SyncDev} {
+			must[string](t)(p.R[0].Run("ip", "link", "set", dev, "down"))
+		}
+		if err := p.R[0].PowerOff(); err != nil {
 			t.Fatal(err)
 		}
-		for dev, addr := range map[string]string{"lan0": "fd01::1/64", "wan0": "fd02::1/64", lab.SyncDev: lab.SyncAddr6(0, 0) + "/64"} {
-			// A link that goes down loses its IPv6 addresses.
-			must[string](t)(p.R[0].Run("ip", "addr", "add", addr, "dev", dev, "nodad"))
-		}
-		p.bgp[0] = must[*lab.Process](t)(p.R[0].StartBGP())
-		p.rs[0].sync = startSync(t, p.R[0])
-		p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
-		p.afterCommit(t, 0, back)
-		p.never(t, began)
 	})
+	p.afterCommit(t, 1, began)
+	back := time.Now()
+	if err := p.R[0].PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	for dev, addr := range map[string]string{"lan0": "fd01::1/64", "wan0": "fd02::1/64", lab.SyncDev: lab.SyncAddr6(0, 0) + "/64"} {
+		// A link that goes down loses its IPv6 addresses.
+		must[string](t)(p.R[0].Run("ip", "addr", "add", addr, "dev", dev, "nodad"))
+	}
+	p.startSpeaker(t, 0)
+	p.startDaemon(t, 0)
+	p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
+	p.afterCommit(t, 0, back)
+	p.never(t, began)
 }

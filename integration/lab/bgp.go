@@ -64,11 +64,14 @@ func lanOnly(conf string) string {
 
 // StartBGP starts a router's gobgpd.
 func (n *Node) StartBGP() (*Process, error) {
-	id := "203.0.113.1"
+	return n.startBGP(gobgpd(routerAS, routerID(n), ServerAddr, ServerAddr6))
+}
+
+func routerID(n *Node) string {
 	if n.Name == "r2" {
-		id = "203.0.113.2"
+		return "203.0.113.2"
 	}
-	return n.startBGP(gobgpd(routerAS, id, ServerAddr, ServerAddr6))
+	return "203.0.113.1"
 }
 
 func (n *Node) startBGP(conf string) (*Process, error) {

@@ -159,6 +159,16 @@ func (n *Node) StartSync(more ...string) (*Process, error) {
 	return n.Start("conntrack-sync", append(args, more...)...)
 }
 
+// StartRoutingHost starts conntrack-sync and a BGP speaker in one process, see
+// host/bgp/routinghost.
+func (n *Node) StartRoutingHost() (*Process, error) {
+	bin := filepath.Dir(n.Binary())
+	return n.Start("routinghost", filepath.Join(bin, "routinghost"), "-conf-dir", n.ConfDir(), "-state-dir", n.StateDir(),
+		"-run-dir", n.RunDir(), "-vrrp-fifo", n.FIFO(), "-keepalived-conf", n.file("keepalived.conf"),
+		"-plugin", filepath.Join(bin, "conntrack-sync-plugin"), "-as", fmt.Sprint(routerAS), "-id", routerID(n),
+		"-neighbor", fmt.Sprint(ServerAddr, "=", upstreamAS), "-neighbor", fmt.Sprint(ServerAddr6, "=", upstreamAS))
+}
+
 // StartConntrackd starts conntrackd.
 func (n *Node) StartConntrackd() (*Process, error) {
 	return n.Start("conntrackd", "conntrackd", "-C", n.file("conntrackd.conf"))
