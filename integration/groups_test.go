@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
@@ -20,7 +21,8 @@ const (
 )
 
 // activeActive is a keepalived.conf of two groups; each router is preferred in one.
-func activeActive(n *lab.Node, red, blue int) string {
+// Where the WAN side follows BGP the LAN's instances are all there is.
+func activeActive(n *lab.Node, red, blue int, bgp bool) string {
 	conf := fmt.Sprintf("global_defs {\n router_id %s\n script_user root\n vrrp_version 3\n vrrp_notify_fifo %s\n}\n", n.Name, n.FIFO())
 	id := 50
 	for _, g := range []struct {
@@ -29,8 +31,16 @@ func activeActive(n *lab.Node, red, blue int) string {
 		lan, wan   string
 	}{{"red", "ready", red, lab.LANVirtual, lab.WANVirtual}, {"blue", "ready-blue", blue, blueLAN, blueWAN}} {
 		conf += fmt.Sprintf("track_file ctsync-%s {\n file \"%s\"\n weight 1\n init_file -100 overwrite\n}\n", g.name, filepath.Join(n.RunDir(), g.file))
-		conf += fmt.Sprintf("vrrp_sync_group %s {\n group {\n  %s-lan\n  %s-wan\n }\n track_file {\n  ctsync-%s\n }\n}\n", g.name, g.name, g.name, g.name)
-		for _, side := range []struct{ dev, addr string }{{"lan", g.lan}, {"wan", g.wan}} {
+		sides := []struct{ dev, addr string }{{"lan", g.lan}, {"wan", g.wan}}
+		if bgp {
+			sides = sides[:1]
+		}
+		conf += fmt.Sprintf("vrrp_sync_group %s {\n group {\n", g.name)
+		for _, side := range sides {
+			conf += fmt.Sprintf("  %s-%s\n", g.name, side.dev)
+		}
+		conf += fmt.Sprintf(" }\n track_file {\n  ctsync-%s\n }\n}\n", g.name)
+		for _, side := range sides {
 			id++
 			conf += fmt.Sprintf("vrrp_instance %s-%s {\n state BACKUP\n interface %s0\n virtual_router_id %d\n priority %d\n advert_int 0.2\n virtual_ipaddress {\n  %s/24 dev %s0\n }\n}\n",
 				g.name, side.dev, side.dev, id, g.priority, side.addr, side.dev)
@@ -62,29 +72,47 @@ func role(want string) func(stats.GroupStatus) bool {
 	return func(g stats.GroupStatus) bool { return g.Role == want }
 }
 
-// TestTwoGroupsOppositeRoles: both routers carry traffic, each of one group, and
-// back the other's up. Whichever falls, no flow of either group is lost, and what
-// belongs to one group stays out of the other's caches.
-func TestTwoGroupsOppositeRoles(t *testing.T) {
-	l := newLab(t, lab.Options{Config: [2]string{twoGroups, strings.NewReplacer("'red'", "'blue'", "'blue'", "'red'").Replace(twoGroups)}})
+// startActiveActive starts both routers, which translate blue's LAN to an address
+// of its own; first does what comes before a router's daemons.
+func startActiveActive(t *testing.T, l *lab.Lab, translated string, bgp bool, first func(i int)) (keepalived [2]*lab.Process) {
+	t.Helper()
 	for _, cmd := range [][]string{{"ip", "addr", "add", blueClient + "/24", "dev", "lan0"},
 		{"ip", "rule", "add", "from", blueClient, "table", "2"}, {"ip", "route", "add", "default", "via", blueLAN, "dev", "lan0", "table", "2"}} {
 		must[string](t)(l.Client.Run(cmd...))
 	}
-	var keepalived [2]*lab.Process
 	for i, r := range l.R {
 		must[string](t)(r.Run("ip", "addr", "add", fmt.Sprintf("10.2.0.%d/24", i+1), "dev", "lan0"))
-		must[string](t)(r.Run("nft", "add", "rule", "ip", "nat", "postrouting", "oifname", "wan0", "ip", "saddr", "10.2.0.0/24", "snat", "to", blueWAN))
-		conf := activeActive(r, 200-10*i, 190+10*i)
+		must[string](t)(r.Run("nft", "add", "rule", "ip", "nat", "postrouting", "oifname", "wan0", "ip", "saddr", "10.2.0.0/24", "snat", "to", translated))
+		conf := activeActive(r, 200-10*i, 190+10*i, bgp)
 		if i == 1 { // which names blue first
 			conf = strings.NewReplacer(`/ready"`, `/ready-red"`, `/ready-blue"`, `/ready"`).Replace(conf)
 		}
 		if err := os.WriteFile(filepath.Join(r.Dir, "keepalived.conf"), []byte(conf), 0o644); err != nil {
 			t.Fatal(err)
 		}
+		if first != nil {
+			first(i)
+		}
 		startSync(t, r)
 		keepalived[i] = must[*lab.Process](t)(r.StartKeepalived())
 	}
+	return keepalived
+}
+
+// carry asserts that all connections of a Hold carry data.
+func carry(t *testing.T, when string, h *lab.Hold, n int) {
+	t.Helper()
+	if r := must[lab.Held](t)(h.Round()); r.OK != n {
+		t.Errorf("%s: %d of %d, %v", when, r.OK, n, r.Failed)
+	}
+}
+
+// TestTwoGroupsOppositeRoles: both routers carry traffic, each of one group, and
+// back the other's up. Whichever falls, no flow of either group is lost, and what
+// belongs to one group stays out of the other's caches.
+func TestTwoGroupsOppositeRoles(t *testing.T) {
+	l := newLab(t, lab.Options{Config: [2]string{twoGroups, strings.NewReplacer("'red'", "'blue'", "'blue'", "'red'").Replace(twoGroups)}})
+	keepalived := startActiveActive(t, l, blueWAN, false, nil)
 	waitGroup(t, l.R[0], "red", "being MASTER", role("MASTER"))
 	waitGroup(t, l.R[1], "blue", "being MASTER", role("MASTER"))
 	waitGroup(t, l.R[0], "blue", "being BACKUP", role("BACKUP"))
@@ -112,12 +140,8 @@ func TestTwoGroupsOppositeRoles(t *testing.T) {
 	count(l.R[0], "blue", 0, 12)
 	both := func(when string) {
 		t.Helper()
-		if r := must[lab.Held](t)(red.Round()); r.OK != 10 {
-			t.Errorf("%s, red: %v", when, r.Failed)
-		}
-		if r := must[lab.Held](t)(blue.Round()); r.OK != 12 {
-			t.Errorf("%s, blue: %v", when, r.Failed)
-		}
+		carry(t, when+", red", red, 10)
+		carry(t, when+", blue", blue, 12)
 	}
 	waitGroup(t, l.R[0], "blue", "being ready", func(g stats.GroupStatus) bool { return g.Readiness.Ready })
 	if err := keepalived[1].Stop(); err != nil {
@@ -139,4 +163,98 @@ func TestTwoGroupsOppositeRoles(t *testing.T) {
 		t.Errorf("alarms %q", s.Alarms)
 	}
 	t.Log(must[string](t)(l.R[0].Sync("show", "conntrack-sync", "status", "--detail")))
+}
+
+// What blue's LAN is translated to where routes lead there.
+const (
+	blueRouted     = "198.18.5.0/24"
+	blueRoutedAddr = "198.18.5.10"
+)
+
+const twoGroupsRouted = twoGroups + `set service conntrack-sync bgp prefix 198.51.100.0/24 sync-group red
+set service conntrack-sync bgp prefix 198.18.5.0/24 sync-group blue
+`
+
+// TestTwoGroupsRoutes: each group's prefix leads to the router that is its MASTER,
+// also while the two are MASTER of one each, and what happens to one group moves
+// nothing of the other.
+func TestTwoGroupsRoutes(t *testing.T) {
+	l := newLab(t, lab.Options{BGP: true, Config: [2]string{twoGroupsRouted, strings.NewReplacer(
+		"sync-group 'red'", "sync-group 'blue'", "other-sync-group 'blue'", "other-sync-group 'red'").Replace(twoGroupsRouted)}})
+	up := must[*lab.Upstream](t)(l.StartUpstream())
+	keepalived := startActiveActive(t, l, blueRoutedAddr, true, func(i int) {
+		must[string](t)(l.R[i].Run("ip", "route", "add", "blackhole", blueRouted))
+		must[*lab.Process](t)(l.R[i].StartBGP())
+	})
+	best := func(prefix string) lab.Best {
+		if seen := up.Seen(prefix); len(seen) > 0 {
+			return seen[len(seen)-1]
+		}
+		return lab.Best{}
+	}
+	points := func(when, prefix string, i int) {
+		t.Helper()
+		wait(t, fmt.Sprintf("%s pointing at %s %s", prefix, l.R[i].Name, when), func() (bool, error) {
+			b := best(prefix)
+			return b.Hop == hops[i], fmt.Errorf("%+v", b)
+		})
+	}
+	points("at the start", lab.Routed, 0)
+	points("at the start", blueRouted, 1)
+	waitGroup(t, l.R[0], "blue", "being BACKUP", role("BACKUP"))
+	waitGroup(t, l.R[1], "red", "being BACKUP", role("BACKUP"))
+	must[*lab.Process](t)(l.Serve())
+	red := must[*lab.Hold](t)(l.StartHold(10))
+	defer red.Close()
+	blue := must[*lab.Hold](t)(l.StartHoldFrom(blueClient, lab.ServerAddr, lab.EchoPort, 12))
+	defer blue.Close()
+	ready := func() {
+		t.Helper()
+		isReady := func(g stats.GroupStatus) bool { return g.Readiness.Ready }
+		waitGroup(t, l.R[0], "blue", "being ready", isReady)
+		waitGroup(t, l.R[1], "red", "being ready", isReady)
+	}
+	began := time.Now()
+	// step does something to one group; the other's path stays where it is.
+	step := func(when string, r, b int, still string, do func()) {
+		t.Helper()
+		at, hop := time.Now(), best(still).Hop
+		do()
+		points(when, lab.Routed, r)
+		points(when, blueRouted, b)
+		carry(t, when+", red", red, 10)
+		carry(t, when+", blue", blue, 12)
+		for _, b := range up.Seen(still) {
+			if b.At.After(at) && b.Hop != hop {
+				t.Errorf("%s: %s pointed at %s, then %+v", when, still, hop, b)
+			}
+		}
+	}
+	ready()
+	step("when r2 stopped", 0, 0, lab.Routed, func() { _ = keepalived[1].Stop() })
+	step("when r2 returned", 0, 1, lab.Routed, func() { keepalived[1] = must[*lab.Process](t)(l.R[1].StartKeepalived()) })
+	ready()
+	step("when blue was handed over", 0, 0, lab.Routed, func() { must[string](t)(l.R[1].Sync("hand-over", "blue")) })
+	step("when that was cancelled", 0, 1, lab.Routed, func() { must[string](t)(l.R[1].Sync("hand-over", "blue", "--cancel")) })
+	ready()
+	step("when keepalived crashed on r1", 1, 1, blueRouted, func() { l.R[0].KillKeepalived() })
+	step("when it returned", 0, 1, blueRouted, func() { must[*lab.Process](t)(l.R[0].StartKeepalived()) })
+	ready()
+	for _, prefix := range []string{lab.Routed, blueRouted} {
+		for _, b := range up.Seen(prefix) {
+			if b.Hop == "" && b.At.After(began) {
+				t.Errorf("no path to %s at %v", prefix, b.At)
+			}
+		}
+	}
+	for i, n := range l.R {
+		wait(t, n.Name+"'s routes being those of its roles", func() (bool, error) {
+			r, err := n.Routes()
+			ok := len(r.Routes) == 2
+			for _, x := range r.Routes {
+				ok = ok && x.Level == map[bool]string{true: "master", false: "standby"}[(x.Prefix == lab.Routed) == (i == 0)]
+			}
+			return ok, fmt.Errorf("%+v %w", r.Routes, err)
+		})
+	}
 }
