@@ -58,12 +58,12 @@ func (r *Router) document(st *State) stats.Routes {
 		}
 		doc.Routes = append(doc.Routes, y)
 	}
-	doc.Problems = problems(&doc)
+	doc.Problems = append(obstacles(&doc), r.unheard(&doc)...)
 	return doc
 }
 
-// problems are what needs somebody's attention.
-func problems(doc *stats.Routes) []string {
+// obstacles are what speaks against a take-over and needs somebody's attention.
+func obstacles(doc *stats.Routes) []string {
 	list := []string{}
 	switch {
 	case !doc.Connected && doc.Error == "":
@@ -81,18 +81,55 @@ func problems(doc *stats.Routes) []string {
 	return list
 }
 
+// unheard are the address families of which nobody hears although other sessions are
+// established, and for which there is nothing to wait. That keeps nobody from taking
+// over: the peer may have no such session either.
+func (r *Router) unheard(doc *stats.Routes) (list []string) {
+	if !doc.Connected || doc.Established == 0 {
+		return nil
+	}
+	l := r.link.view()
+	for _, six := range []bool{false, true} {
+		i := slices.IndexFunc(r.routes, func(x *route) bool { return x.Prefix.Addr().Is6() == six })
+		if i < 0 {
+			continue
+		}
+		prefix, carrying, hope := r.routes[i].Prefix, 0, false
+		for _, s := range l.sessions {
+			if s.carries(prefix) {
+				carrying++
+				hope = hope || s.Up || r.hopes(s, l.down[s.Neighbor])
+			}
+		}
+		family := map[bool]string{false: "IPv4", true: "IPv6"}[six]
+		switch {
+		case hope:
+		case carrying == 0:
+			list = append(list, fmt.Sprintf("routes: no neighbour is configured for %s unicast, nobody hears of %s", family, prefix))
+		default:
+			list = append(list, fmt.Sprintf("routes: no session for %s unicast is established, nobody hears of %s", family, prefix))
+		}
+	}
+	return list
+}
+
 // sessionWait is how long a session that is not established speaks against a
 // take-over. One that comes back after a power loss waits for its neighbour's hold
 // timer, commonly 90 s, when the neighbour has not seen the links go down; one that
 // is away for longer is not about to come.
 const sessionWait = 2 * time.Minute
 
+// hopes reports that a session that is not established may come by itself.
+func (r *Router) hopes(s Session, down time.Time) bool {
+	return !s.Disabled && r.opt.Now().Sub(down) < sessionWait
+}
+
 // awaited is the session that routes would need after a take-over and that may
 // still come.
 func (r *Router) awaited() (s Session, waits bool) {
 	l := r.link.view()
 	for _, s := range l.sessions {
-		if s.Up || s.Disabled || r.opt.Now().Sub(l.down[s.Neighbor]) >= sessionWait {
+		if s.Up || !r.hopes(s, l.down[s.Neighbor]) {
 			continue
 		}
 		if slices.ContainsFunc(r.routes, func(x *route) bool { return s.carries(x.Prefix) }) {
@@ -109,8 +146,8 @@ func (r *Router) notReady(doc *stats.Routes) string {
 	if !doc.Configured {
 		return ""
 	}
-	if len(doc.Problems) > 0 {
-		return doc.Problems[0]
+	if list := obstacles(doc); len(list) > 0 {
+		return list[0]
 	}
 	if s, waits := r.awaited(); waits {
 		return fmt.Sprintf("routes: the session with %s is not established yet", s.Neighbor)

@@ -411,6 +411,15 @@ func TestReadyWithSessions(t *testing.T) {
 			return nil
 		})
 	}
+	alarm := func(what string, want ...string) {
+		t.Helper()
+		eventually(t, what, func() error {
+			if got := r.Routes().Problems; !slices.Equal(got, want) {
+				return fmt.Errorf("alarms %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
 	const noV4, noV6 = "routes: the session with 203.0.113.10 is not established yet", "routes: the session with fd02::10 is not established yet"
 	s.sessions <- []Session{v4(false), v6(true)}
 	obstacle("IPv4 is missing", noV4)
@@ -421,17 +430,26 @@ func TestReadyWithSessions(t *testing.T) {
 	later.Add(int64(sessionWait) / 2)
 	s.sessions <- []Session{v4(false), v6(true)}
 	obstacle("IPv4 went away, half the time later", noV4)
+	alarm("it may return")
 	later.Add(int64(sessionWait))
 	obstacle("IPv4 does not come", "")
+	alarm("IPv4 does not come", "routes: no session for IPv4 unicast is established, nobody hears of 198.51.100.0/24")
 	s.sessions <- []Session{v4(true), v6(false)}
 	obstacle("IPv6 is waited for anew", noV6)
 	shut := v6(false)
 	shut.Disabled = true
 	s.sessions <- []Session{v4(true), shut}
 	obstacle("an operator shut it down", "")
+	alarm("an operator shut it down", "routes: no session for IPv6 unicast is established, nobody hears of 2001:db8:5::/48")
+	s.sessions <- []Session{v4(true)}
+	alarm("nobody was given it", "routes: no neighbour is configured for IPv6 unicast, nobody hears of 2001:db8:5::/48")
+	obstacle("nobody was given it", "")
+	s.sessions <- []Session{v4(true), v6(true)}
+	alarm("both are there")
 	s.sessions <- []Session{v4(false), v6(false)}
 	obstacle("none", "routes: embedded speaker has no established session")
 	w.change(func(s *State) { s.Conf = routes("198.51.100.0/24") })
 	s.sessions <- []Session{v4(true), v6(false)}
 	obstacle("no prefix needs IPv6", "")
+	alarm("no prefix needs IPv6")
 }
