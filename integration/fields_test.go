@@ -58,7 +58,8 @@ type everyKind struct {
 	holds map[string]*lab.Hold
 	life  *lab.States
 	talks []*talk
-	ftp   map[string]*lab.FTP
+	ftp   map[string]*lab.FTP // data connections are announced
+	data  map[string]*lab.FTP // data connections are open
 	pings [][]string
 }
 
@@ -90,7 +91,7 @@ func prepareKinds(t *testing.T, l *lab.Lab) {
 // startKinds opens the flows.
 func startKinds(t *testing.T, l *lab.Lab) *everyKind {
 	t.Helper()
-	k := &everyKind{l: l, holds: map[string]*lab.Hold{}, ftp: map[string]*lab.FTP{}}
+	k := &everyKind{l: l, holds: map[string]*lab.Hold{}, ftp: map[string]*lab.FTP{}, data: map[string]*lab.FTP{}}
 	for name, h := range map[string]struct {
 		client, server string
 		port           int
@@ -123,10 +124,36 @@ func startKinds(t *testing.T, l *lab.Lab) *everyKind {
 	k.ping(t, "at first")
 	k.ftp["active"] = must[*lab.FTP](t)(l.OpenFTP(lab.ClientAddr, lab.ServerAddr, false))
 	k.ftp["passive"] = must[*lab.FTP](t)(l.OpenFTP(lab.ClientAddr, translated, true))
-	for _, f := range k.ftp {
-		t.Cleanup(f.Close)
+	k.data["active"] = must[*lab.FTP](t)(l.OpenFTP(lab.ClientAddr, lab.ServerAddr, false))
+	k.data["passive"] = must[*lab.FTP](t)(l.OpenFTP(lab.ClientAddr, translated, true))
+	for _, all := range []map[string]*lab.FTP{k.ftp, k.data} {
+		for _, f := range all {
+			t.Cleanup(f.Close)
+		}
 	}
+	for name, f := range k.data {
+		if err := f.Open(); err != nil {
+			t.Fatalf("FTP %s: %v", name, err)
+		}
+	}
+	k.talk(t, "at first")
 	return k
+}
+
+// talk has a word go over the data connections that are open, and its answer back.
+func (k *everyKind) talk(t *testing.T, when string, but ...string) {
+	t.Helper()
+	for name, f := range k.data {
+		if slices.Contains(but, "FTP "+name) {
+			continue
+		}
+		if s := must[string](t)(f.Talk(when)); s != "heard "+when {
+			t.Errorf("the open data connection of the %s FTP %s: %s", name, when, s)
+		}
+		if s := must[string](t)(f.Noop()); s != "200 NOOP" {
+			t.Errorf("the control connection beside the open data of the %s FTP %s: %s", name, when, s)
+		}
+	}
 }
 
 func (k *everyKind) ping(t *testing.T, when string, but ...string) {
@@ -162,6 +189,7 @@ func (k *everyKind) goOn(t *testing.T, when string, but ...string) {
 		}
 	}
 	k.ping(t, when, but...)
+	k.talk(t, when, but...)
 	for name, f := range k.ftp {
 		if slices.Contains(but, "FTP "+name) {
 			continue

@@ -95,6 +95,30 @@ func (f *FTP) Data() (string, error) {
 	return f.server.line()
 }
 
+// Open has the data connection opened, to stay open.
+func (f *FTP) Open() error {
+	for _, p := range []*prompted{f.server, f.client} {
+		if err := p.say("open"); err != nil {
+			return err
+		}
+	}
+	for _, p := range []*prompted{f.client, f.server} {
+		if s, err := p.line(); err != nil || s != "open" {
+			return fmt.Errorf("the data connection: %q: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// Talk has the client say a word on the data connection that is open and returns
+// the server's answer as the client read it, "heard " and the word.
+func (f *FTP) Talk(word string) (string, error) {
+	if err := f.client.say("talk " + word); err != nil {
+		return "", err
+	}
+	return f.client.line()
+}
+
 // Noop says NOOP on the control connection and returns the server's answer as the
 // client read it, "200 NOOP": the server repeats what it heard, since a segment
 // whose numbers are off may arrive in part.
@@ -164,25 +188,35 @@ func ftpServer(args []string) error {
 		}
 	}()
 	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
-		fmt.Println(ftpReceive(passive, to, data))
+		d, err := ftpServerData(passive, to, data)
+		switch {
+		case err != nil:
+			fmt.Println("no data connection: " + err.Error())
+		case words.Text() == "open":
+			fmt.Println("open")
+			go func() {
+				for in := bufio.NewScanner(d); in.Scan(); {
+					fmt.Fprintf(d, "heard %s\n", in.Text())
+				}
+			}()
+		default:
+			fmt.Println(ftpReceive(d))
+		}
 	}
 	return nil
 }
 
-// ftpReceive is the server's end of a data connection: what it read, or what went
-// wrong.
-func ftpReceive(passive bool, to netip.AddrPort, data net.Listener) string {
-	var d net.Conn
-	var err error
-	if passive {
-		_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
-		d, err = data.Accept()
-	} else {
-		d, err = net.DialTimeout("tcp", to.String(), patience)
+// ftpServerData is the server's end of a data connection.
+func ftpServerData(passive bool, to netip.AddrPort, data net.Listener) (net.Conn, error) {
+	if !passive {
+		return net.DialTimeout("tcp", to.String(), patience)
 	}
-	if err != nil {
-		return "no data connection: " + err.Error()
-	}
+	_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	return data.Accept()
+}
+
+// ftpReceive is what the server read, or what went wrong.
+func ftpReceive(d net.Conn) string {
 	defer d.Close()
 	_ = d.SetDeadline(time.Now().Add(patience))
 	b, err := io.ReadAll(d)
@@ -225,10 +259,21 @@ func ftpClient(args []string) error {
 		fmt.Fprintf(c, "PORT %s\r\n", hostPort(netip.MustParseAddrPort(data.Addr().String())))
 	}
 	fmt.Println("ready")
+	var open net.Conn
+	var answers *bufio.Reader
 	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
 		_ = c.SetDeadline(time.Now().Add(patience))
+		word, talk := strings.CutPrefix(words.Text(), "talk ")
 		switch {
-		case words.Text() == "noop":
+		case talk:
+			_ = open.SetDeadline(time.Now().Add(patience))
+			fmt.Fprintln(open, word)
+			line, err := answers.ReadString('\n')
+			if err != nil {
+				line = err.Error()
+			}
+			fmt.Println(strings.TrimSpace(line))
+		case word == "noop":
 			fmt.Fprint(c, "NOOP\r\n")
 			line, err := in.ReadString('\n')
 			if err != nil {
@@ -236,24 +281,31 @@ func ftpClient(args []string) error {
 			}
 			fmt.Println(strings.TrimSpace(line))
 		default:
-			fmt.Println(ftpSend(passive, dial, to, data))
+			d, err := ftpClientData(passive, dial, to, data)
+			switch {
+			case err != nil:
+				fmt.Println("no data connection: " + err.Error())
+			case word == "open":
+				open, answers = d, bufio.NewReader(d)
+				fmt.Println("open")
+			default:
+				fmt.Println(ftpSend(d))
+			}
 		}
 	}
 	return nil
 }
 
-func ftpSend(passive bool, dial net.Dialer, to netip.AddrPort, data net.Listener) string {
-	var d net.Conn
-	var err error
+// ftpClientData is the client's end of a data connection.
+func ftpClientData(passive bool, dial net.Dialer, to netip.AddrPort, data net.Listener) (net.Conn, error) {
 	if passive {
-		d, err = dial.Dial("tcp", to.String())
-	} else {
-		_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
-		d, err = data.Accept()
+		return dial.Dial("tcp", to.String())
 	}
-	if err != nil {
-		return "no data connection: " + err.Error()
-	}
+	_ = data.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	return data.Accept()
+}
+
+func ftpSend(d net.Conn) string {
 	defer d.Close()
 	if _, err := d.Write([]byte("the data")); err != nil {
 		return err.Error()

@@ -27,8 +27,8 @@ func (l *Lab) StartStates(absent string) (*States, error) {
 	return &States{p}, nil
 }
 
-// Go on: the established connection answers and the half closed one still brings
-// what the server sends. It is "ok", or what went wrong.
+// Go on: the established connection answers, the half closed one still brings what
+// the server sends, and another one is closed from both sides the first time. It is "ok", or what went wrong.
 func (s *States) Go() (string, error) {
 	if err := s.p.say("go"); err != nil {
 		return "", err
@@ -50,7 +50,7 @@ func states(args []string) error {
 	go func() { // never answered
 		_, _ = net.DialTimeout("tcp", net.JoinHostPort(args[1], strconv.Itoa(echoPort)), time.Hour)
 	}()
-	var all [4]*net.TCPConn
+	var all [5]*net.TCPConn
 	for i := range all {
 		port := echoPort
 		if i == 1 {
@@ -67,7 +67,7 @@ func states(args []string) error {
 		}
 		all[i] = c
 	}
-	established, half, closed, reset := all[0], all[1], all[2], all[3]
+	established, half, closed, reset, leaving := all[0], all[1], all[2], all[3], all[4]
 	fmt.Fprintln(half, 4<<20, 20<<10) // minutes of it
 	in := bufio.NewReader(half)
 	if _, err := in.ReadByte(); err != nil {
@@ -89,10 +89,29 @@ func states(args []string) error {
 		if _, err := io.ReadFull(in, make([]byte, 64<<10)); err != nil {
 			wrong = append(wrong, "the half closed one: "+err.Error())
 		}
+		if leaving != nil {
+			_ = leaving.SetDeadline(time.Now().Add(patience))
+			if err := leave(leaving); err != nil {
+				wrong = append(wrong, "the one that is closed now: "+err.Error())
+			}
+			leaving = nil
+		}
 		if len(wrong) == 0 {
 			wrong = []string{"ok"}
 		}
 		fmt.Println(strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// leave closes from our side and waits for the other side's end.
+func leave(c *net.TCPConn) error {
+	defer c.Close()
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	if n, err := io.Copy(io.Discard, c); n != 0 || err != nil {
+		return fmt.Errorf("%d octets, %w", n, err)
 	}
 	return nil
 }
