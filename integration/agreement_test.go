@@ -65,6 +65,9 @@ func newGroupOf(t *testing.T, all, n int, config func(i int) string) *members {
 	}
 	m := &members{Lab: l, r: nodes, hub: hub}
 	t.Cleanup(func() { closeLab(t, l, nodes) })
+	if n == 0 {
+		return m
+	}
 	for i, r := range nodes[:n] {
 		m.sync = append(m.sync, startSync(t, r))
 		if err := r.Notify([]string{"MASTER", "BACKUP"}[min(i, 1)]); err != nil {

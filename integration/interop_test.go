@@ -3,22 +3,20 @@ package integration
 import (
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/conntrack-sync/conntrack-sync/integration/lab"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
 // startWith starts r1 and r2, one with conntrack-sync and the other with
 // conntrackd, and makes r1 the MASTER.
 func startWith(t *testing.T, l *lab.Lab, ours int) (keepalived [2]*lab.Process) {
 	startSync(t, l.R[ours])
-	must[*lab.Process](t)(l.R[1-ours].StartConntrackd())
-	wait(t, "conntrackd answering", func() (bool, error) {
-		_, err := l.R[1-ours].Conntrackd("-s")
-		return err == nil, err
-	})
+	startConntrackd(t, l.R[1-ours])
 	for i, n := range l.R {
 		keepalived[i] = must[*lab.Process](t)(n.StartKeepalived())
 		wait(t, n.Name+"'s address", func() (bool, error) { return l.R[0].HasVirtual(), nil })
@@ -117,16 +115,116 @@ func TestNativeFramesAtConntrackd(t *testing.T) {
 	m := newGroupOf(t, 2, 1, func(int) string {
 		return lab.Seed + "set service conntrack-sync interface eth0 protocol native\n"
 	})
-	must[*lab.Process](t)(m.r[1].StartConntrackd())
-	wait(t, "conntrackd answering", func() (bool, error) {
-		_, err := m.r[1].Conntrackd("-s")
-		return err == nil, err
-	})
+	startConntrackd(t, m.r[1])
 	m.load(t, 2)
 	refusedNothing(t, m.r[1])
 	if out := must[string](t)(m.r[1].Conntrackd("-e")); strings.Contains(out, lab.ServerAddr) {
 		t.Errorf("frames were taken for flows:\n%s", out)
 	}
+}
+
+// TestConntrackdOverALossyLink: what is lost of protocol 1 is asked for and sent
+// again, between a conntrackd and ours, whichever is the active: afterwards the
+// standby's external cache is the active's table.
+func TestConntrackdOverALossyLink(t *testing.T) {
+	const lossy = 0.05
+	session := func(n *lab.Node) map[string]uint64 { return must[stats.Statistics](t)(n.Statistics()).Session }
+	t.Run("ours is active", func(t *testing.T) {
+		m := newGroupOf(t, 2, 1, toGroup)
+		startConntrackd(t, m.r[1])
+		heard(t, m.r[0])
+		if err := m.hub.Set(lab.Faults{Drop: lossy}); err != nil {
+			t.Fatal(err)
+		}
+		m.load(t, 2)
+		if err := m.hub.Set(lab.Faults{}); err != nil {
+			t.Fatal(err)
+		}
+		sameAtConntrackd(t, m, 1, "after the loss")
+		if s := session(m.r[0]); s["resent"] == 0 {
+			t.Errorf("nothing was sent again: %v", s)
+		} else {
+			t.Logf("%v", s)
+		}
+		refusedNothing(t, m.r[1])
+	})
+	t.Run("conntrackd is active", func(t *testing.T) {
+		m := newGroupOf(t, 2, 0, toGroup)
+		startConntrackd(t, m.r[0])
+		m.sync = append(m.sync, startSync(t, m.r[1]))
+		if err := m.r[1].Notify("BACKUP"); err != nil {
+			t.Fatal(err)
+		}
+		heard(t, m.r[1])
+		if err := m.hub.Set(lab.Faults{Drop: lossy}); err != nil {
+			t.Fatal(err)
+		}
+		m.load(t, 2)
+		if err := m.hub.Set(lab.Faults{}); err != nil {
+			t.Fatal(err)
+		}
+		m.equal(t, "after the loss", false, 1)
+		if s := session(m.r[1]); s["nacks_sent"] == 0 {
+			t.Errorf("nothing was asked for: %v", s)
+		} else {
+			t.Logf("%v", s)
+		}
+		refusedNothing(t, m.r[0])
+	})
+}
+
+func startConntrackd(t *testing.T, n *lab.Node) {
+	t.Helper()
+	must[*lab.Process](t)(n.StartConntrackd())
+	wait(t, "conntrackd answering", func() (bool, error) {
+		_, err := n.Conntrackd("-s")
+		return err == nil, err
+	})
+}
+
+// heard waits until a router hears a conntrackd.
+func heard(t *testing.T, n *lab.Node) {
+	t.Helper()
+	wait(t, n.Name+" hearing conntrackd", func() (bool, error) {
+		s, err := n.Status()
+		return err == nil && len(s.Peers) == 1 && s.Peers[0].Alive && s.Peers[0].Protocol == "conntrackd", fmt.Errorf("%+v %w", s.Peers, err)
+	})
+}
+
+// sameAtConntrackd waits until the external cache of router i's conntrackd is the
+// first router's table: original tuples, which is what it lists, and states. That
+// translations arrive is TestFieldsToConntrackdAndBack.
+func sameAtConntrackd(t *testing.T, m *members, i int, when string) {
+	t.Helper()
+	line := regexp.MustCompile(`^tcp +6 +(?:\d+ +)?([A-Z_]+) src=(\S+) dst=(\S+) sport=(\d+) dport=(\d+) `)
+	wait(t, when+": conntrackd holding what the active has", func() (bool, error) {
+		out, err := m.r[i].Conntrackd("-e")
+		if err != nil {
+			return false, err
+		}
+		have := map[string]bool{}
+		for l := range strings.Lines(out) {
+			f := line.FindStringSubmatch(l)
+			if f == nil {
+				return false, fmt.Errorf("not understood: %s", l)
+			}
+			have[strings.Join(f[1:], " ")] = true
+		}
+		table, err := m.r[0].Table()
+		if err != nil {
+			return false, err
+		}
+		missing, example, kept := 0, "", churned(table)
+		for _, f := range kept {
+			key := fmt.Sprintf("%s %v %v %d %d", f.StateName(), f.Orig.SrcAddr(), f.Orig.DstAddr(), f.Orig.Sport, f.Orig.Dport)
+			if !have[key] {
+				missing++
+				example = key
+			}
+		}
+		return missing == 0 && len(have) == len(kept) && len(kept) > 0,
+			fmt.Errorf("%d flows here, %d at conntrackd, %d missing or different, so %s", len(kept), len(have), missing, example)
+	})
 }
 
 // refusedNothing wants a conntrackd to have received something and called nothing
