@@ -41,7 +41,7 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 			return
 		}
 		if !ev.Own {
-			e.endedHereAlone(&k)
+			e.endedHereAlone(now, &k)
 		}
 		if !e.endedByMove(now, r, &ev.Flow) {
 			e.captureDestroy(r, &ev.Flow)

@@ -294,13 +294,14 @@ func (e *Engine) SetRole(_ context.Context, group, role string) error {
 	}
 	if e.role == master && role != master {
 		e.reign = e.now()
+		e.unflush()
 		e.own.endReign()
-		e.heritage = succession{}
+		e.endSuccession()
 	}
 	e.turn(role)
 	was := e.injecting()
 	if role == master && e.role != role {
-		e.heritage = e.inherit()
+		e.layOut()
 		e.copyIn = copyIn{} // a copy that is under way is of a reign that has ended
 		e.openEpoch(e.now())
 	}

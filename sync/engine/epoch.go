@@ -42,7 +42,7 @@ func (e *Engine) openEpoch(now time.Time) {
 func (e *Engine) nextEpoch(now time.Time) {
 	o := &e.own
 	o.maxEpoch++
-	o.epoch = o.maxEpoch
+	o.epoch, o.ceded = o.maxEpoch, false
 	o.beatSoon = true
 }
 
@@ -133,11 +133,11 @@ func (e *Engine) follow(now time.Time, id uint64) {
 
 // speaks reports whether this node's flows are told to the others. One that is
 // not MASTER does while its own reign is the newest known and nobody else
-// continues it.
+// continues it, or has since it ended: two reigns may bear one number.
 func (e *Engine) speaks() bool {
 	switch e.role {
 	case "", master:
 		return true
 	}
-	return e.own.epoch >= e.own.maxEpoch && !e.rival(e.now())
+	return e.own.epoch >= e.own.maxEpoch && !e.own.ceded && !e.rival(e.now())
 }

@@ -2,6 +2,11 @@ package engine_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,6 +193,117 @@ func TestNativeEndedStaysEnded(t *testing.T) {
 		}
 	}
 	eventually(t, "b in sync in the end", inSync(t, b, 61))
+}
+
+// TestNativeEndedStaysEndedAfterACutTakeOver: the take-over in between was superseded
+// when the caches had been flushed and nothing read from the kernel yet: what ended
+// then is remembered all the same.
+func TestNativeEndedStaysEndedAfterACutTakeOver(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	a, b := nodes[0], nodes[1]
+	for i := range 100 {
+		a.table.Put(flowNo(i))
+	}
+	eventually(t, "b in sync", inSync(t, b, 100))
+	handOver(t, a, b)
+	eventually(t, "a in sync", inSync(t, a, 100))
+	setRole(t, b, "BACKUP")
+	setRole(t, a, "MASTER")
+	if _, err := a.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Flush(t.Context(), flow.Both); err != nil {
+		t.Fatal(err)
+	}
+	setRole(t, a, "BACKUP")
+	takeOver(t, b)
+	eventually(t, "a in sync again", inSync(t, a, 100))
+	for i := range 20 {
+		b.table.Remove(new(flowNo(i)).Key())
+	}
+	eventually(t, "a's view", mirrors(t, b, a))
+	handOver(t, b, a)
+	eventually(t, "b in sync again", inSync(t, b, 80))
+	if n := a.table.Len(); n != 80 {
+		t.Errorf("%d flows in the kernel, 80 are alive", n)
+	}
+}
+
+// TestNativeStorm: both nodes are told many roles at once, take-overs are superseded
+// between any two of their steps, and what ended while one of them was MASTER for
+// longer is in neither kernel afterwards, however often that changed.
+func TestNativeStorm(t *testing.T) {
+	t.Parallel()
+	nodes := group(t, 2, udptest.Faults{})
+	const flows = 300
+	for i := range flows {
+		nodes[0].table.Put(flowNo(i))
+	}
+	eventually(t, "proof", inSync(t, nodes[1], flows))
+	rounds := 60
+	if s := os.Getenv("STORM_ROUNDS"); s != "" {
+		rounds, _ = strconv.Atoi(s)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	tell := func(n *node, rng *rand.Rand, words []string) {
+		for i, w := range words {
+			setRole(t, n, w)
+			steps := []func() error{
+				func() error { _, err := n.Commit(t.Context()); return err },
+				func() error { return n.Flush(t.Context(), flow.Both) },
+				func() error { return n.Resync(t.Context()) },
+				func() error { return n.Bulk(t.Context()) },
+			}
+			if w != "MASTER" {
+				steps = []func() error{func() error { return n.RequestResync(t.Context()) }}
+			}
+			if i < len(words)-1 {
+				steps = steps[:rng.IntN(len(steps)+1)]
+			}
+			for _, step := range steps {
+				time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond)
+				if err := step(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	ended := 0
+	for round := range rounds {
+		m, b := nodes[0], nodes[1]
+		if rng.IntN(2) == 0 {
+			m, b = b, m
+		}
+		words := []string{"MASTER", "BACKUP", "FAULT", "STOP", "MASTER", "BACKUP"}
+		var both sync.WaitGroup
+		for n, last := range map[*node]string{m: "MASTER", b: "BACKUP"} {
+			said := append(slices.Clone(words[:rng.IntN(len(words))]), last)
+			own := rand.New(rand.NewPCG(rng.Uint64(), 0))
+			both.Go(func() { tell(n, own, said) })
+		}
+		both.Wait()
+		if (round+1)%5 != 0 {
+			continue
+		}
+		eventually(t, "the standby's view", mirrors(t, m, b))
+		if os.Getenv("ENGINE_LOG") != "" {
+			fmt.Fprintf(os.Stderr, "ROUND %d master %d\n", round, slices.Index(nodes, m))
+		}
+		m.table.Remove(new(flowNo(ended)).Key())
+		ended++
+		eventually(t, "the standby's view after an end", mirrors(t, m, b))
+		if n := m.table.Len(); n != flows-ended {
+			for i := range ended {
+				if _, back := m.table.Flow(new(flowNo(i)).Key()); back {
+					t.Errorf("the flow that ended in round %d is back", 5*i+4)
+				}
+			}
+			t.Fatalf("round %d: %d flows in the kernel of node %d, %d are alive", round, n, slices.Index(nodes, m), flows-ended)
+		}
+	}
 }
 
 // TestNativeFlapping: roles change twenty times while flows come and go, over a bad

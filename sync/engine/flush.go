@@ -35,7 +35,7 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 	now := e.now()
 	if t != flow.External {
 		e.purge.armed = false
-		e.endFlushLocked(now)
+		e.unflush()
 		e.abandonCopy()
 		e.flushed = e.internal.Detach()
 		e.exp.flushInternal(now)
@@ -52,6 +52,33 @@ func (e *Engine) Flush(_ context.Context, t flow.Table) error {
 		e.own.legacy = 0
 	}
 	return nil
+}
+
+// unflush undoes a flush that no comparison with the kernel has followed yet: its
+// take-over was superseded. Whether these flows live is not known, so nobody is told
+// of their ends, and what is heard of them meanwhile must find them here.
+func (e *Engine) unflush() {
+	old := e.flushed
+	if old == nil {
+		return
+	}
+	e.flushed = nil
+	for r := old.First(); r != 0; r = old.Next(r) {
+		k := old.Key(r)
+		if e.internal.Find(&k) != 0 {
+			continue
+		}
+		var f flow.Flow
+		old.Load(r, &f)
+		in, _, err := e.internal.Put(&f, old.Since(r))
+		if err != nil {
+			e.drops.cacheFull++
+			continue
+		}
+		if old.Ended(r) {
+			e.internal.End(in)
+		}
+	}
 }
 
 func (e *Engine) flushExternal(now time.Time) {

@@ -33,6 +33,9 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 		return
 	}
 	l.addr, l.role, l.epoch = from, f.Role, f.Epoch
+	if f.Role == wire.RoleMaster && e.role != master && f.Epoch >= e.own.epoch {
+		e.own.ceded = true
+	}
 	accept := e.accepts(now, p, l)
 	if !p.Whole() && p.ID == o.followed {
 		o.proof.gapAt = now

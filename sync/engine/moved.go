@@ -115,12 +115,20 @@ func (e *Engine) watchMoved(now time.Time) {
 
 // endedHereAlone is called when a flow has ended in this kernel. One of the peer's
 // that an early commit wrote here lives on all the same: the role's commit writes it
-// again.
-func (e *Engine) endedHereAlone(k *flow.Key) {
-	if e.role == master || e.direct() {
+// again. Once the take-over is through it is this kernel that knows: what the former
+// MASTER said last of the flow is not written by the next commit.
+func (e *Engine) endedHereAlone(now time.Time, k *flow.Key) {
+	if e.direct() {
 		return
 	}
-	if r := e.external.Find(k); r != 0 && !e.external.Dirty(r) {
-		e.external.Soil(r)
+	r := e.external.Find(k)
+	switch {
+	case r == 0:
+	case e.role != master:
+		if !e.external.Dirty(r) {
+			e.external.Soil(r)
+		}
+	case !e.committing() && !e.opening(now):
+		e.external.Delete(r)
 	}
 }

@@ -37,6 +37,7 @@ type spoken struct {
 	buf      []byte
 
 	epoch    uint32            // of this node's last reign
+	ceded    bool              // somebody else was MASTER after that
 	maxEpoch uint32            // the highest known
 	opened   time.Time         // of a reign whose take-over is not through yet, else zero
 	legacy   uint64            // the life that was followed when this node's reign began

@@ -17,7 +17,12 @@ type succession struct {
 	// proven: the view was equal to the last MASTER's table once, so that what is
 	// not in it was not there.
 	proven bool
+	dead   []flow.Flow // to be buried
 }
+
+// tellAfter is by how many seconds the kernel's word of what a reign wrote may come
+// behind its end; births are known to the second.
+const tellAfter = 2
 
 // inherit says what there is to bury for a reign that begins.
 func (e *Engine) inherit() succession {
@@ -40,57 +45,88 @@ func (e *Engine) endedElsewhere(k *flow.Key, ended bool) {
 	}
 }
 
+// layOut takes what ended during another's reign out of the internal cache as one's
+// own begins: nobody is to be told of it, though the kernel has it until the commit.
+func (e *Engine) layOut() {
+	e.heritage = e.inherit()
+	if !e.heritage.due {
+		return
+	}
+	e.transmit(e.now()) // no message waits for an entry then
+	var f flow.Flow
+	for at := e.internal.First(); at != 0; {
+		r := at
+		at = e.internal.Next(at)
+		if e.dead(r) {
+			e.internal.Load(r, &f)
+			e.heritage.dead = append(e.heritage.dead, f)
+			e.internal.Delete(r)
+		}
+	}
+}
+
+// endSuccession ends one; what was not buried is known as ended once more.
+func (e *Engine) endSuccession() {
+	dead := e.heritage.dead
+	e.heritage = succession{}
+	for i := range dead {
+		k := dead[i].Key()
+		if e.internal.Find(&k) != 0 {
+			continue
+		}
+		if r, _, err := e.internal.Put(&dead[i], dead[i].Since); err == nil {
+			e.internal.End(r)
+		}
+	}
+}
+
 // bury removes from the kernel what ended during another's reign, once.
 func (e *Engine) bury(ctx context.Context) (removed int, err error) {
-	var batch []flow.Change
-	for at, more := cache.Ref(0), true; more; {
-		batch, at = e.burySlice(at, batch[:0])
-		more = at != 0
+	for {
+		batch, reign := e.laidOut()
 		if len(batch) == 0 {
-			continue
+			break
 		}
 		done, err := e.kernel.Apply(ctx, batch)
 		if err != nil {
 			return removed, err
 		}
 		removed += done.Deleted
+		e.interred(len(batch), reign)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.heritage = succession{}
 	if removed > 0 {
 		e.log.Info("entries of this node's former reign that ended since were removed from the kernel", "entries", removed)
 	}
 	return removed, nil
 }
 
-func (e *Engine) burySlice(at cache.Ref, batch []flow.Change) ([]flow.Change, cache.Ref) {
+func (e *Engine) laidOut() (batch []flow.Change, reign time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if b := &e.heritage; !b.due || e.role != master {
-		return batch, 0
+	for _, f := range e.heritage.dead[:min(sweepSlice, len(e.heritage.dead))] {
+		batch = append(batch, flow.Change{Op: flow.Delete, Flow: f})
 	}
-	for range sweepSlice {
-		if at = e.internal.Next(at); at == 0 {
-			break
-		}
-		if e.dead(at) {
-			c := flow.Change{Op: flow.Delete}
-			e.internal.Load(at, &c.Flow)
-			batch = append(batch, c)
-		}
+	return batch, e.heritage.reign
+}
+
+// interred forgets the first n of those that a reign left.
+func (e *Engine) interred(n int, reign time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h := &e.heritage; h.reign.Equal(reign) {
+		h.dead = h.dead[min(n, len(h.dead)):]
 	}
-	return batch, at
 }
 
 // dead reports whether an entry of the former reign ended since.
 func (e *Engine) dead(r cache.Ref) bool {
 	b := &e.heritage
-	if e.internal.Since(r) > b.reign.Unix() {
+	born, ended := e.internal.Since(r), e.internal.Ended(r)
+	switch {
+	case ended:
+		return born <= b.reign.Unix()+tellAfter
+	case !b.proven || born > b.reign.Unix():
 		return false
-	}
-	if e.internal.Ended(r) || !b.proven {
-		return e.internal.Ended(r)
 	}
 	k := e.internal.Key(r)
 	return e.external.Find(&k) == 0
