@@ -54,7 +54,12 @@ set service conntrack-sync failover-mechanism vrrp other-sync-group 'blue'
 set service conntrack-sync interface 'eth0'
 `
 
-// group waits until a router stands in a group as ok wants it.
+// blueFirst names the groups in the other order.
+func blueFirst(config string) string {
+	return strings.NewReplacer("'red'", "'blue'", "'blue'", "'red'").Replace(config)
+}
+
+// waitGroup waits until a router stands in a group as ok wants it.
 func waitGroup(t *testing.T, n *lab.Node, group, what string, ok func(stats.GroupStatus) bool) {
 	t.Helper()
 	wait(t, n.Name+" in group "+group+" "+what, func() (bool, error) {
@@ -111,7 +116,7 @@ func carry(t *testing.T, when string, h *lab.Hold, n int) {
 // back the other's up. Whichever falls, no flow of either group is lost, and what
 // belongs to one group stays out of the other's caches.
 func TestTwoGroupsOppositeRoles(t *testing.T) {
-	l := newLab(t, lab.Options{Config: [2]string{twoGroups, strings.NewReplacer("'red'", "'blue'", "'blue'", "'red'").Replace(twoGroups)}})
+	l := newLab(t, lab.Options{Config: [2]string{twoGroups, blueFirst(twoGroups)}})
 	keepalived := startActiveActive(t, l, blueWAN, false, nil)
 	waitGroup(t, l.R[0], "red", "being MASTER", role("MASTER"))
 	waitGroup(t, l.R[1], "blue", "being MASTER", role("MASTER"))
@@ -179,8 +184,7 @@ set service conntrack-sync bgp prefix 198.18.5.0/24 sync-group blue
 // also while the two are MASTER of one each, and what happens to one group moves
 // nothing of the other.
 func TestTwoGroupsRoutes(t *testing.T) {
-	l := newLab(t, lab.Options{BGP: true, Config: [2]string{twoGroupsRouted, strings.NewReplacer(
-		"sync-group 'red'", "sync-group 'blue'", "other-sync-group 'blue'", "other-sync-group 'red'").Replace(twoGroupsRouted)}})
+	l := newLab(t, lab.Options{BGP: true, Config: [2]string{twoGroupsRouted, blueFirst(twoGroupsRouted)}})
 	up := must[*lab.Upstream](t)(l.StartUpstream())
 	keepalived := startActiveActive(t, l, blueRoutedAddr, true, func(i int) {
 		must[string](t)(l.R[i].Run("ip", "route", "add", "blackhole", blueRouted))

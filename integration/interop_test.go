@@ -127,19 +127,12 @@ func TestNativeFramesAtConntrackd(t *testing.T) {
 // again, between a conntrackd and ours, whichever is the active: afterwards the
 // standby's external cache is the active's table.
 func TestConntrackdOverALossyLink(t *testing.T) {
-	const lossy = 0.05
 	session := func(n *lab.Node) map[string]uint64 { return must[stats.Statistics](t)(n.Statistics()).Session }
 	t.Run("ours is active", func(t *testing.T) {
 		m := newGroupOf(t, 2, 1, toGroup)
 		startConntrackd(t, m.r[1])
 		heard(t, m.r[0])
-		if err := m.hub.Set(lab.Faults{Drop: lossy}); err != nil {
-			t.Fatal(err)
-		}
-		m.load(t, 2)
-		if err := m.hub.Set(lab.Faults{}); err != nil {
-			t.Fatal(err)
-		}
+		loseWhileLoaded(t, m)
 		sameAtConntrackd(t, m, 1, "after the loss")
 		if s := session(m.r[0]); s["resent"] == 0 {
 			t.Errorf("nothing was sent again: %v", s)
@@ -156,13 +149,7 @@ func TestConntrackdOverALossyLink(t *testing.T) {
 			t.Fatal(err)
 		}
 		heard(t, m.r[1])
-		if err := m.hub.Set(lab.Faults{Drop: lossy}); err != nil {
-			t.Fatal(err)
-		}
-		m.load(t, 2)
-		if err := m.hub.Set(lab.Faults{}); err != nil {
-			t.Fatal(err)
-		}
+		loseWhileLoaded(t, m)
 		m.equal(t, "after the loss", false, 1)
 		if s := session(m.r[1]); s["nacks_sent"] == 0 {
 			t.Errorf("nothing was asked for: %v", s)
@@ -171,6 +158,19 @@ func TestConntrackdOverALossyLink(t *testing.T) {
 		}
 		refusedNothing(t, m.r[0])
 	})
+}
+
+// loseWhileLoaded makes flows on the first router over a link that loses every
+// twentieth datagram, and is whole afterwards.
+func loseWhileLoaded(t *testing.T, m *members) {
+	t.Helper()
+	if err := m.hub.Set(lab.Faults{Drop: 0.05}); err != nil {
+		t.Fatal(err)
+	}
+	m.load(t, 2)
+	if err := m.hub.Set(lab.Faults{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func startConntrackd(t *testing.T, n *lab.Node) {

@@ -272,6 +272,13 @@ func (p *routedPair) orderlyStop(t *testing.T) {
 	began := time.Now()
 	p.through(t, 1, func() { _ = p.rs[0].keepalived.Stop() })
 	p.afterCommit(t, 1, began)
+	p.comesBack(t, began)
+}
+
+// comesBack has r1's keepalived return and its path be the best again; since began
+// there was always one.
+func (p *routedPair) comesBack(t *testing.T, began time.Time) {
+	t.Helper()
 	back := time.Now()
 	p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
 	p.afterCommit(t, 0, back)
@@ -301,11 +308,7 @@ func (p *routedPair) keepalivedCrashes(t *testing.T) {
 	if !p.embedded && !p.bgp[0].Alive() {
 		t.Error("gobgpd is gone too")
 	}
-	back := time.Now()
-	p.through(t, 0, func() { p.rs[0].keepalived = must[*lab.Process](t)(p.R[0].StartKeepalived()) })
-	p.afterCommit(t, 0, back)
-	p.never(t, began)
-	p.inSync(t, 1)
+	p.comesBack(t, began)
 }
 
 // gobgpdRestarts on the MASTER.

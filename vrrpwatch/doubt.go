@@ -7,7 +7,8 @@ import (
 
 // doubt says what speaks against the roles that are believed.
 func (w *Watcher) doubt() {
-	gone := w.keepalivedGone()
+	// A keepalived that was never seen may be hidden from us, in a container.
+	gone := !w.lookForKeepalived() && w.seen
 	for _, g := range w.groups {
 		var doubts []string
 		if gone && g.current.State != "" && g.current.State != Stop {
@@ -31,13 +32,11 @@ func (w *Watcher) doubt() {
 	}
 }
 
-// keepalivedGone reports that keepalived was seen to run and does not any more.
-// A keepalived that was never seen may be hidden from us, in a container.
-func (w *Watcher) keepalivedGone() bool {
-	if w.opt.Running == nil {
-		return false
+// lookForKeepalived reports whether keepalived runs, and remembers that it did.
+func (w *Watcher) lookForKeepalived() (running bool) {
+	if w.opt.Running != nil {
+		_, running = w.opt.Running()
 	}
-	_, running := w.opt.Running()
 	w.seen = w.seen || running
-	return w.seen && !running
+	return running
 }

@@ -28,7 +28,8 @@ const (
 )
 
 // Running reports whether keepalived runs, and since when: of several processes
-// the oldest counts. A process that is not there is looked for five times a second at most.
+// the oldest counts. A process that is not there is looked for five times a second at
+// most.
 func (p *Process) Running() (since time.Time, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -203,7 +203,7 @@ func (w *Watcher) takeLines(batch []string, fn func(Change)) {
 		if c, ok := w.groups[name].FIFO(w.opt.Now(), rec); ok {
 			fn(c)
 			w.record(c)
-			w.keepalivedGone() // who says a role runs; it may be killed before the next tick
+			w.lookForKeepalived() // who says a role runs; it may be killed before the next tick
 		}
 	}
 }
@@ -242,7 +242,7 @@ func (w *Watcher) take(g *followed, dir, name string, fn func(Change)) {
 	}
 	if c, ok := g.File(name, rec); ok {
 		fn(c)
-		w.keepalivedGone()
+		w.lookForKeepalived()
 	}
 }
 

@@ -28,7 +28,8 @@ func (l *Lab) StartStates(absent string) (*States, error) {
 }
 
 // Go on: the established connection answers, the half closed one still brings what
-// the server sends, and another one is closed from both sides the first time. It is "ok", or what went wrong.
+// the server sends, and another one is closed from both sides the first time. It is
+// "ok", or what went wrong.
 func (s *States) Go() (string, error) {
 	if err := s.p.say("go"); err != nil {
 		return "", err

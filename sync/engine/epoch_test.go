@@ -213,6 +213,7 @@ func TestNativeEndedStaysEndedAfterACutTakeOver(t *testing.T) {
 	if _, err := a.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(200 * time.Millisecond) // the events of what it wrote do not fill the cache again
 	if err := a.Flush(t.Context(), flow.Both); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +233,8 @@ func TestNativeEndedStaysEndedAfterACutTakeOver(t *testing.T) {
 
 // TestNativeStorm: both nodes are told many roles at once, take-overs are superseded
 // between any two of their steps, and what ended while one of them was MASTER for
-// longer is in neither kernel afterwards, however often that changed.
+// longer is in neither kernel afterwards, however often that changed. STORM_ROUNDS
+// makes it longer.
 func TestNativeStorm(t *testing.T) {
 	t.Parallel()
 	nodes := group(t, 2, udptest.Faults{})
@@ -289,9 +291,6 @@ func TestNativeStorm(t *testing.T) {
 			continue
 		}
 		eventually(t, "the standby's view", mirrors(t, m, b))
-		if os.Getenv("ENGINE_LOG") != "" {
-			fmt.Fprintf(os.Stderr, "ROUND %d master %d\n", round, slices.Index(nodes, m))
-		}
 		m.table.Remove(new(flowNo(ended)).Key())
 		ended++
 		eventually(t, "the standby's view after an end", mirrors(t, m, b))

@@ -93,12 +93,12 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 		e.internal.Merge(r, f)
 		return
 	case r == 0 && e.committed(&k):
-		e.insertRead(f)
+		e.insert(e.fill.began, f)
 		return
 	case r == 0:
 		e.fill.missing++
 		kind = wire.CTNew
-		r = e.insertRead(f)
+		r = e.insert(e.fill.began, f) // in whatever role the dump ends: it is as old as that
 	case !e.sameLife(r, f):
 		e.fill.differing++
 		e.replace(now, r, f)
@@ -111,10 +111,6 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 		e.queueFlow(kind, r)
 	}
 }
-
-// insertRead takes an entry of a dump in: it is as old as the beginning of the dump
-// at least, in whatever role that has ended.
-func (e *Engine) insertRead(f *flow.Flow) cache.Ref { return e.insert(e.fill.began, f) }
 
 // committed reports whether a commit wrote the flow here for the peer, to whom it
 // is no news.

@@ -63,21 +63,27 @@ func (e *Engine) unflush() {
 		return
 	}
 	e.flushed = nil
+	var f flow.Flow
 	for r := old.First(); r != 0; r = old.Next(r) {
-		k := old.Key(r)
-		if e.internal.Find(&k) != 0 {
-			continue
-		}
-		var f flow.Flow
 		old.Load(r, &f)
-		in, _, err := e.internal.Put(&f, old.Since(r))
-		if err != nil {
-			e.drops.cacheFull++
-			continue
-		}
-		if old.Ended(r) {
-			e.internal.End(in)
-		}
+		e.restore(&f, old.Ended(r))
+	}
+}
+
+// restore returns an entry to the internal cache that was taken out of it, unless it
+// has come anew.
+func (e *Engine) restore(f *flow.Flow, ended bool) {
+	k := f.Key()
+	if e.internal.Find(&k) != 0 {
+		return
+	}
+	r, _, err := e.internal.Put(f, f.Since)
+	if err != nil {
+		e.drops.cacheFull++
+		return
+	}
+	if ended {
+		e.internal.End(r)
 	}
 }
 

@@ -70,13 +70,7 @@ func (e *Engine) endSuccession() {
 	dead := e.heritage.dead
 	e.heritage = succession{}
 	for i := range dead {
-		k := dead[i].Key()
-		if e.internal.Find(&k) != 0 {
-			continue
-		}
-		if r, _, err := e.internal.Put(&dead[i], dead[i].Since); err == nil {
-			e.internal.End(r)
-		}
+		e.restore(&dead[i], true)
 	}
 }
 

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -30,12 +31,9 @@ func (n *neighbors) String() string { return "" }
 func (n *neighbors) Set(s string) error {
 	addr, as, _ := strings.Cut(s, "=")
 	ip, err := netip.ParseAddr(addr)
-	if err != nil {
-		return err
-	}
-	number, err := strconv.ParseUint(as, 10, 32)
-	if err != nil {
-		return err
+	number, err2 := strconv.ParseUint(as, 10, 32)
+	if err != nil || err2 != nil || number == 0 {
+		return errors.New("a neighbour is ADDRESS=AS, as in 203.0.113.10=65000")
 	}
 	family := &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
 	if ip.Is6() {
@@ -74,6 +72,9 @@ func run(ctx context.Context) error {
 	flag.StringVar(&opt.KeepalivedConf, "keepalived-conf", "/etc/keepalived/keepalived.conf", "read for virtual addresses and groups if it exists")
 	flag.StringVar(&opt.VRRPFIFO, "vrrp-fifo", "", "fifo that keepalived writes (vrrp_notify_fifo)")
 	flag.Parse()
+	if addr, err := netip.ParseAddr(*id); *as == 0 || err != nil || !addr.Is4() {
+		return errors.New("give the own AS with -as and the router ID, an IPv4 address, with -id")
+	}
 
 	srv := server.NewBgpServer()
 	go srv.Serve()
