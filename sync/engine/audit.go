@@ -118,7 +118,7 @@ func (e *Engine) auditFlow(f *flow.Flow) {
 	case e.filter.class(f) != classKeep, e.buried(f):
 	case r == 0 && e.injected(&k):
 	case r != 0 && !e.internal.Old(r): // an event came meanwhile
-	case r != 0 && e.sameLife(r, f) && !e.internal.Contradicts(r, f):
+	case r != 0 && !e.anotherLife(r, f) && !e.internal.Contradicts(r, f):
 		e.internal.Renew(r)
 	case len(e.fill.audit.suspects) == suspectsMax:
 		e.fill.wanted = "an audit found very many flows to differ"

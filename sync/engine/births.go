@@ -1,20 +1,31 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/cache"
+	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 )
 
 // births is about events of new flows while much is written into the kernel. For
 // each entry written the kernel makes such an event, in the time of the writer: that
 // and reading them costs more than the writing. Nobody needs them, so a large commit
-// does without. What is born of traffic meanwhile is heard of with its next event,
-// or found by the comparison with the kernel that follows: the one of the take-over's
-// sequence, or one of its own.
+// does without. What is born of traffic meanwhile is heard of with its next event, or
+// found in the kernel's table afterwards.
+//
+// A take-over's sequence compares with the whole table anyway. A commit that an
+// operator orders of a BACKUP needs less: what was written is known here, and a flow
+// that was born and then replied to has had an event for the reply, which is none of
+// a new flow; only those without a reply are looked for.
 type births struct {
 	deaf    bool // no such event comes now
-	unheard bool // no comparison has begun since
+	unheard bool // nothing has looked since
 	due     time.Time
+	// absent are flows that were refused, or have ended since the commit began; nil
+	// where the whole table is to be read.
+	absent map[flow.Key]bool
 }
 
 const (
@@ -22,6 +33,8 @@ const (
 	deafFrom = 512
 	// sequenceMax is how long the comparison of a take-over's sequence is awaited.
 	sequenceMax = 2 * time.Second
+	// absentMax is beyond what it is worth to remember.
+	absentMax = 1 << 16
 )
 
 // deafen ends events of new flows for a commit of n entries; hear is called when it
@@ -31,6 +44,12 @@ func (c *commit) deafen(n int) (hear func() error, err error) {
 	if n < deafFrom {
 		return func() error { return nil }, nil
 	}
+	e.mu.Lock()
+	e.births.absent = nil
+	if c.doc.Trigger == byOperator && e.role != "" {
+		e.births.absent = map[flow.Key]bool{}
+	}
+	e.mu.Unlock()
 	come, err := e.kernel.Births(false)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -55,12 +74,75 @@ func (c *commit) hear() error {
 	return err
 }
 
-// watchBirths asks for a comparison where no sequence has brought one.
+// miss notes that the kernel does not hold a flow, whatever was to be written.
+func (b *births) miss(k flow.Key) {
+	if b.absent == nil {
+		return
+	}
+	if len(b.absent) == absentMax {
+		b.absent = nil
+		return
+	}
+	b.absent[k] = true
+}
+
+// watchBirths looks for what was born where no sequence has done so.
 func (e *Engine) watchBirths(now time.Time) {
-	if b := &e.births; b.unheard && !now.Before(b.due) {
-		b.unheard = false
+	b := &e.births
+	if !b.unheard || now.Before(b.due) || e.committing() {
+		return
+	}
+	b.unheard = false
+	if b.absent == nil || e.role == "" || e.role == master || e.direct() || e.flushed != nil {
+		b.absent = nil
+		e.fill.wanted = "flows may have begun while the commit ran"
+		return
+	}
+	e.spawn(e.life, "looking for flows that began while the commit ran", e.lookForBirths)
+}
+
+// lookForBirths takes what a commit wrote into the internal cache, and what was born
+// unheard. The peers are told of the latter.
+func (e *Engine) lookForBirths(ctx context.Context) error {
+	e.cancelAudit()
+	e.refillMu.Lock()
+	defer e.refillMu.Unlock()
+	e.beginFill(audit{})
+	for at, more := cache.Ref(0), true; more; {
+		at, more = e.takeWritten(at)
+	}
+	err := e.kernel.DumpUnreplied(ctx, func(flows []flow.Flow) error {
+		e.fillSlice(flows, true)
+		return nil
+	})
+	e.endFill(false)
+	if err != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		e.fill.wanted = "flows may have begun while the commit ran"
 	}
+	return err
+}
+
+// takeWritten takes a slice of the external cache, as it is in the kernel now.
+func (e *Engine) takeWritten(at cache.Ref) (next cache.Ref, more bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var f flow.Flow
+	for range sweepSlice {
+		if at = e.external.Next(at); at == 0 || e.births.absent == nil {
+			e.births.absent = nil
+			return 0, false
+		}
+		k := e.external.Key(at)
+		if e.external.Dirty(at) || e.births.absent[k] || e.internal.Find(&k) != 0 {
+			continue
+		}
+		if e.loadCommittable(at, &f); e.filter.class(&f) == classKeep {
+			e.insert(e.fill.began, &f)
+		}
+	}
+	return at, true
 }
 
 // committing reports whether a commit runs.

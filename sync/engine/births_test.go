@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -62,6 +63,69 @@ func TestBirthsDuringALargeCommit(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestInternalAfterALargeCommit: the internal cache holds what the kernel does after a
+// commit of thousands that an operator orders: what was written and what began
+// meanwhile, not what was refused, nor what has ended since.
+func TestInternalAfterALargeCommit(t *testing.T) {
+	t.Parallel()
+	const n, refused = 3000, 7
+	replied := func(i int) flow.Flow {
+		f := flowNo(i)
+		f.Status |= flow.StatusSeenReply | flow.StatusAssured
+		return f
+	}
+	for _, role := range []string{"BACKUP", "FAULT", ""} {
+		t.Run("role "+role, func(t *testing.T) {
+			t.Parallel()
+			a, b := pair(t, udptest.Faults{})
+			for i := range n {
+				a.table.Put(replied(i))
+			}
+			eventually(t, "the first view", mirrors(t, a, b))
+			if role != "" {
+				a.role(t, "MASTER")
+				b.role(t, role)
+			}
+			b.table.Limit(n - refused)
+			release := b.table.HoldApply()
+			committed := make(chan error, 1)
+			go func() {
+				done, err := b.Commit(t.Context())
+				if err == nil && done.Refused["table full"] != refused+2 {
+					err = fmt.Errorf("%+v", done)
+				}
+				committed <- err
+			}()
+			eventually(t, "the commit", func() error {
+				if !b.table.Deaf() {
+					return errors.New("has not begun")
+				}
+				return nil
+			})
+			b.table.Put(flowNo(n))
+			b.table.Put(flowNo(n + 1))
+			b.table.Put(replied(n + 1))
+			release()
+			if err := <-committed; err != nil {
+				t.Fatal(err)
+			}
+			b.table.Remove(b.table.All()[n/2].Key())
+			eventually(t, "the internal cache", func() error {
+				have, want := entries(t, b, flow.Internal), b.table.All()
+				for _, f := range want {
+					if _, ok := have[f.Key()]; !ok {
+						return fmt.Errorf("%v is missing", f.Orig)
+					}
+				}
+				if len(have) != len(want) {
+					return fmt.Errorf("%d entries, the kernel has %d", len(have), len(want))
+				}
+				return nil
+			})
+		})
+	}
 }
 
 // TestBirthsWithoutASequence: a take-over whose sequence ends with the commit, as when

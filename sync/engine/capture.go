@@ -41,6 +41,7 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 			return
 		}
 		if !ev.Own {
+			e.births.miss(k)
 			e.endedHereAlone(now, &k)
 		}
 		if !e.endedByMove(now, r, &ev.Flow) {
@@ -107,9 +108,9 @@ func (e *Engine) sameLife(r cache.Ref, f *flow.Flow) bool {
 	return ok && f.Has&flow.HasID != 0 && id == f.ID
 }
 
-// anotherLife reports whether an end is that of an earlier flow with the same key.
-// The kernel says an end again, maybe behind the birth of the next, when another
-// listener with reliable delivery missed it.
+// anotherLife reports whether the kernel speaks of another flow than the one under
+// the same key here, as far as their ids are known. It says an end again, maybe behind
+// the birth of the next, when another listener with reliable delivery missed it.
 func (e *Engine) anotherLife(r cache.Ref, f *flow.Flow) bool {
 	id, ok := e.internal.ID(r)
 	return ok && f.Has&flow.HasID != 0 && id != f.ID

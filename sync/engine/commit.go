@@ -323,6 +323,7 @@ func (c *commit) account(done *flow.Applied) (wrote int) {
 
 func (c *commit) refuseFlow(f flow.Failure, fl *flow.Flow) {
 	kept := *fl // the batch is used again
+	c.engine.births.miss(fl.Key())
 	c.refuse(f, "flow", fl.Orig, stats.Refusal{Flow: &kept})
 }
 

@@ -31,6 +31,8 @@ type Kernel interface {
 	Events(ctx context.Context, fn func(batch []flow.Event, err error)) error
 	// Dump hands the whole table over.
 	Dump(ctx context.Context, fn func([]flow.Flow) error) error
+	// DumpUnreplied hands over at least the flows that have seen no packet in reply.
+	DumpUnreplied(ctx context.Context, fn func([]flow.Flow) error) error
 	// Get returns those of the flows that are in the table.
 	Get(ctx context.Context, keys []flow.Key) ([]flow.Flow, error)
 	// Apply writes a batch; what is not named in Failed took effect.

@@ -99,7 +99,7 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 		e.fill.missing++
 		kind = wire.CTNew
 		r = e.insert(e.fill.began, f) // in whatever role the dump ends: it is as old as that
-	case !e.sameLife(r, f):
+	case e.anotherLife(r, f):
 		e.fill.differing++
 		e.replace(now, r, f)
 	case e.mergeDumped(r, f):

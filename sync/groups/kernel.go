@@ -184,7 +184,17 @@ func (s *kernelShare) read() {
 
 // Dump hands over the flows of this group.
 func (v *kernelView) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
-	return v.Kernel.Dump(ctx, func(all []flow.Flow) error {
+	return v.Kernel.Dump(ctx, v.own(fn))
+}
+
+// DumpUnreplied is the same for those that have seen no reply.
+func (v *kernelView) DumpUnreplied(ctx context.Context, fn func([]flow.Flow) error) error {
+	return v.Kernel.DumpUnreplied(ctx, v.own(fn))
+}
+
+// own gives fn the flows of this group.
+func (v *kernelView) own(fn func([]flow.Flow) error) func([]flow.Flow) error {
+	return func(all []flow.Flow) error {
 		c := v.share.classes.Load()
 		if len(c.names) < 2 {
 			return fn(all)
@@ -199,7 +209,7 @@ func (v *kernelView) Dump(ctx context.Context, fn func([]flow.Flow) error) error
 			return nil
 		}
 		return fn(mine)
-	})
+	}
 }
 
 // DumpExpects is the same for expectations.

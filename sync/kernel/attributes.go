@@ -35,6 +35,7 @@ const (
 	ctaZone          = 18
 	ctaLabels        = 22
 	ctaSynproxy      = 24
+	ctaStatusMask    = 26
 )
 
 const (

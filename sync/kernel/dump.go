@@ -23,17 +23,26 @@ func (c *Conn) Dump(ctx context.Context, fn func([]flow.Flow) error) error { ret
 // needs no Conn: an event socket that nobody reads would make the kernel keep
 // flows that ended.
 func Dump(ctx context.Context, fn func([]flow.Flow) error) error {
-	return dumpTable(ctx, subsystem, (*message).isFlow, (*message).decode, fn)
+	return dumpTable(ctx, subsystem, nil, (*message).isFlow, (*message).decode, fn)
+}
+
+// DumpUnreplied is Dump for the flows that have seen no packet in reply. A kernel
+// before 5.18 knows no filter by status and hands over all.
+func (c *Conn) DumpUnreplied(ctx context.Context, fn func([]flow.Flow) error) error {
+	var enc encoder
+	enc.u32(ctaStatus, 0)
+	enc.u32(ctaStatusMask, flow.StatusSeenReply)
+	return dumpTable(ctx, subsystem, enc.buf, (*message).isFlow, (*message).decode, fn)
 }
 
 // DumpExpects is Dump for the table of expectations.
 func (c *Conn) DumpExpects(ctx context.Context, fn func([]flow.Expect) error) error {
-	return dumpTable(ctx, subsystemExpect, (*message).isExpect, (*message).decodeExpect, fn)
+	return dumpTable(ctx, subsystemExpect, nil, (*message).isExpect, (*message).decodeExpect, fn)
 }
 
-// dumpTable reads a subsystem's table; what is wanted of the answers is decoded
-// into entries.
-func dumpTable[T any](ctx context.Context, sub uint16, wanted func(*message) bool,
+// dumpTable reads what of a subsystem's table passes the filter, which is attributes;
+// what is wanted of the answers is decoded into entries.
+func dumpTable[T any](ctx context.Context, sub uint16, filter []byte, wanted func(*message) bool,
 	decode func(*message, *decoder, *T) error, fn func([]T) error) error {
 	nl, err := dial()
 	if err != nil {
@@ -43,7 +52,7 @@ func dumpTable[T any](ctx context.Context, sub uint16, wanted func(*message) boo
 	defer interrupt(ctx, nl)()
 	_, err = nl.Send(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(sub<<8 | msgGet), Flags: netlink.Request | netlink.Dump},
-		Data:   []byte{unix.AF_UNSPEC, 0, 0, 0},
+		Data:   append([]byte{unix.AF_UNSPEC, 0, 0, 0}, filter...),
 	})
 	if err != nil {
 		return fmt.Errorf("ask for the conntrack table: %w", err)

@@ -121,6 +121,31 @@ func dump(t *testing.T, c *Conn) map[flow.Key]flow.Flow {
 	return m
 }
 
+// TestDumpUnreplied: the flows without a reply are found among the others, in both
+// families.
+func TestDumpUnreplied(t *testing.T) {
+	inNetns(t, func() {
+		c := open(t)
+		upsert(t, c, established(client, server, 1000, 80), established(client, server, 1001, 80))
+		alone := established(client, server, 1002, 80)
+		alone6 := established(six1, six2, 1003, 80)
+		for _, f := range []*flow.Flow{&alone, &alone6} {
+			f.Status, f.TCP.State = flow.StatusConfirmed, flow.TCPSynSent
+		}
+		upsert(t, c, alone, alone6)
+		got := map[flow.Key]bool{}
+		err := c.DumpUnreplied(t.Context(), func(fs []flow.Flow) error {
+			for _, f := range fs {
+				got[f.Key()] = true
+			}
+			return nil
+		})
+		if err != nil || len(got) != 2 || !got[alone.Key()] || !got[alone6.Key()] {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+}
+
 // TestOffloadedFlows: an entry of a flow table is without a timeout and has
 // status bits that are the kernel's own; it is written as an ordinary one.
 func TestOffloadedFlows(t *testing.T) {

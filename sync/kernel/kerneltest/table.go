@@ -209,6 +209,15 @@ func (t *Table) Events(ctx context.Context, fn func([]flow.Event, error)) error 
 
 // Dump hands a snapshot over.
 func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
+	return t.dump(ctx, fn, func(*flow.Flow) bool { return true })
+}
+
+// DumpUnreplied hands a snapshot of the flows over that have seen no reply.
+func (t *Table) DumpUnreplied(ctx context.Context, fn func([]flow.Flow) error) error {
+	return t.dump(ctx, fn, func(f *flow.Flow) bool { return f.Status&flow.StatusSeenReply == 0 })
+}
+
+func (t *Table) dump(ctx context.Context, fn func([]flow.Flow) error, wanted func(*flow.Flow) bool) error {
 	t.mu.Lock()
 	hold := t.hold
 	t.mu.Unlock()
@@ -222,7 +231,9 @@ func (t *Table) Dump(ctx context.Context, fn func([]flow.Flow) error) error {
 	t.mu.Lock()
 	all := make([]flow.Flow, 0, len(t.flows))
 	for _, k := range t.order {
-		all = append(all, t.flows[k])
+		if f := t.flows[k]; wanted(&f) {
+			all = append(all, f)
+		}
 	}
 	t.mu.Unlock()
 	if len(all) == 0 {
