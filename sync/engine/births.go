@@ -7,6 +7,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/sync/cache"
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
+	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 )
 
 // births is about events of new flows while much is written into the kernel. For
@@ -44,16 +45,13 @@ func (c *commit) deafen(n int) (hear func() error, err error) {
 	if n < deafFrom {
 		return func() error { return nil }, nil
 	}
-	e.mu.Lock()
-	e.births.absent = nil
-	if c.doc.Trigger == byOperator && e.role != "" {
-		e.births.absent = map[flow.Key]bool{}
-	}
-	e.mu.Unlock()
 	come, err := e.kernel.Births(false)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.births.deaf = !come
+	e.births.deaf, e.births.absent = !come, nil
+	if !come && c.doc.Trigger == byOperator {
+		e.births.absent = map[flow.Key]bool{}
+	}
 	return c.hear, err
 }
 
@@ -95,54 +93,79 @@ func (e *Engine) watchBirths(now time.Time) {
 	b.unheard = false
 	if b.absent == nil || e.role == "" || e.role == master || e.direct() || e.flushed != nil {
 		b.absent = nil
-		e.fill.wanted = "flows may have begun while the commit ran"
+		e.fill.wanted = birthsWanted
 		return
 	}
-	e.spawn(e.life, "looking for flows that began while the commit ran", e.lookForBirths)
+	of := e.commit
+	e.spawn(e.life, "looking for flows that began while the commit ran", func(ctx context.Context) error {
+		return e.lookForBirths(ctx, of)
+	})
 }
+
+// birthsWanted is why the whole table is compared after a commit.
+const birthsWanted = "flows may have begun while the commit ran"
 
 // lookForBirths takes what a commit wrote into the internal cache, and what was born
 // unheard. The peers are told of the latter.
-func (e *Engine) lookForBirths(ctx context.Context) error {
+func (e *Engine) lookForBirths(ctx context.Context, of *stats.Commit) error {
 	e.cancelAudit()
 	e.refillMu.Lock()
 	defer e.refillMu.Unlock()
 	e.beginFill(audit{})
-	for at, more := cache.Ref(0), true; more; {
-		at, more = e.takeWritten(at)
+	err := e.takeWritten(of)
+	if err == nil {
+		err = e.kernel.DumpUnreplied(ctx, func(flows []flow.Flow) error {
+			e.fillSlice(flows, true)
+			return nil
+		})
 	}
-	err := e.kernel.DumpUnreplied(ctx, func(flows []flow.Flow) error {
-		e.fillSlice(flows, true)
-		return nil
-	})
 	e.endFill(false)
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err != nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.fill.wanted = "flows may have begun while the commit ran"
+		e.fill.wanted = birthsWanted
+	}
+	if errors.Is(err, errOvertaken) {
+		return nil
 	}
 	return err
 }
 
-// takeWritten takes a slice of the external cache, as it is in the kernel now.
-func (e *Engine) takeWritten(at cache.Ref) (next cache.Ref, more bool) {
+// errOvertaken is why what was written is not known any more: another commit has
+// begun, or very much has ended.
+var errOvertaken = errors.New("the account of what was written is out of date")
+
+// takeWritten takes the external cache into the internal one, as it is in the kernel
+// since the commit.
+func (e *Engine) takeWritten(of *stats.Commit) (err error) {
+	for at, more := cache.Ref(0), true; more && err == nil; more = at != 0 {
+		at, err = e.takeSlice(at, of)
+	}
+	return err
+}
+
+func (e *Engine) takeSlice(at cache.Ref, of *stats.Commit) (cache.Ref, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	b := &e.births
+	if e.commit != of || b.absent == nil {
+		return 0, errOvertaken
+	}
 	var f flow.Flow
 	for range sweepSlice {
-		if at = e.external.Next(at); at == 0 || e.births.absent == nil {
-			e.births.absent = nil
-			return 0, false
+		if at = e.external.Next(at); at == 0 {
+			b.absent = nil
+			break
 		}
 		k := e.external.Key(at)
-		if e.external.Dirty(at) || e.births.absent[k] || e.internal.Find(&k) != 0 {
+		if e.external.Dirty(at) || b.absent[k] || e.internal.Find(&k) != 0 {
 			continue
 		}
 		if e.loadCommittable(at, &f); e.filter.class(&f) == classKeep {
 			e.insert(e.fill.began, &f)
 		}
 	}
-	return at, true
+	return at, nil
 }
 
 // committing reports whether a commit runs.

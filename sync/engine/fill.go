@@ -37,6 +37,7 @@ func (e *Engine) refill(ctx context.Context, tell bool) error {
 	e.refillMu.Lock()
 	defer e.refillMu.Unlock()
 	e.beginFill(audit{})
+	e.hearBirths()
 	err := e.kernel.Dump(ctx, func(flows []flow.Flow) error {
 		e.fillSlice(flows, tell)
 		return nil
@@ -51,14 +52,20 @@ func (e *Engine) refill(ctx context.Context, tell bool) error {
 	return err
 }
 
+// hearBirths notes that a comparison begins, which finds what was born unheard.
+func (e *Engine) hearBirths() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.births.deaf {
+		e.births.unheard, e.births.absent = false, nil
+	}
+}
+
 func (e *Engine) beginFill(a audit) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.internal.NewGeneration()
 	e.fills++
-	if a.cancel == nil && !e.births.deaf {
-		e.births.unheard = false
-	}
 	e.fill = fill{done: e.fill.done, running: true, began: e.now(), buried: map[flow.Key]uint32{}, audit: a}
 }
 
