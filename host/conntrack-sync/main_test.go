@@ -60,7 +60,7 @@ func TestNotify(t *testing.T) {
 			t.Errorf("a name that leaves the directory: %d %q", code, stderr)
 		}
 	}
-	if code, _, _ := call("notify", "--state-dir", dir, "INSTANCE", "VI", "DELETED", "0"); code != 0 {
+	if code, _, stderr := call("notify", "--state-dir", dir, "INSTANCE", "VI", "DELETED", "0"); code != 0 || !strings.Contains(stderr, "only MASTER, BACKUP, FAULT and STOP") {
 		t.Error("a word that is no role is not an error of the script")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "VI")); !errors.Is(err, os.ErrNotExist) {

@@ -105,7 +105,7 @@ func notifyCommand(o *options) *cobra.Command {
 		}
 		rec, err := vrrpwatch.ParseState([]byte(args[2]))
 		if errors.Is(err, vrrpwatch.ErrNotARole) {
-			fmt.Fprintf(o.stderr, "conntrack-sync: state %s of %s is not recorded\n", args[2], args[1])
+			fmt.Fprintf(o.stderr, "conntrack-sync: state %s of %s is not recorded, only MASTER, BACKUP, FAULT and STOP are\n", args[2], args[1])
 			return nil
 		}
 		if err != nil {
