@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
@@ -40,8 +42,19 @@ func (s *Shim) onRole(c vrrpwatch.Change) {
 const lastTransition = "last-transition"
 
 func (s *Shim) recordTransition(c vrrpwatch.Change) error {
-	line := fmt.Sprintf("%s at %s\n", c.State, s.opt.Now().Format("Mon Jan _2 15:04:05 MST 2006"))
-	return replaceFile(filepath.Join(s.opt.RunDir, lastTransition), []byte(line))
+	line := fmt.Sprintf("%s at %s", c.State, s.opt.Now().Format("Mon Jan _2 15:04:05 MST 2006"))
+	s.view(func() { s.transition = line })
+	return replaceFile(filepath.Join(s.opt.RunDir, lastTransition), []byte(line+"\n"))
+}
+
+// loadTransition reads that of the daemon's former lives.
+func (s *Shim) loadTransition() {
+	b, err := os.ReadFile(filepath.Join(s.opt.RunDir, lastTransition))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("the last transition is not known", "err", err)
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	s.view(func() { s.transition = line })
 }
 
 // followGroup brings the engine into the state the group's role asks for: the

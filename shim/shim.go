@@ -71,6 +71,8 @@ type Shim struct {
 	restarts int // asked for by the operator; grows
 	granted  int // those of them that were carried out
 
+	answered   atomic.Bool  // the engine said its status since it was watched last
+	transition string       // the line of the file last-transition
 	committing atomic.Int32 // commits that run
 	scripts    scripts      // what scripts of conntrackd asked for
 
@@ -128,6 +130,7 @@ func (s *Shim) Run(ctx context.Context) error {
 	}
 	defer lock.Close()
 	s.loadReceipts()
+	s.loadTransition()
 	if err := s.firstConfig(); err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -35,6 +33,7 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 		}
 		engine = s.engine
 		st = s.configuredStatus()
+		st.LastTransition = s.transition
 		doubts = s.missingGroups()
 		for _, name := range s.groupNames() {
 			doubts = append(doubts, s.groups[name].doubts...)
@@ -43,7 +42,6 @@ func (s *Shim) look(ctx context.Context) (st stats.Status, e *stats.Engine, err 
 	if !configured {
 		return st, nil, ErrNotConfigured
 	}
-	st.LastTransition = s.lastTransition()
 	e = s.askEngine(ctx, engine)
 	said := e
 	if said == nil {
@@ -88,6 +86,7 @@ func (s *Shim) askEngine(ctx context.Context, engine contract.Engine) *stats.Eng
 		s.log.Warn("the engine does not say its status", "err", err)
 		return nil
 	}
+	s.answered.Store(true)
 	return &e
 }
 
@@ -162,15 +161,6 @@ func natural(a, b string) int {
 // digits is the number a string begins with.
 func digits(s string) string {
 	return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))]
-}
-
-func (s *Shim) lastTransition() string {
-	b, err := os.ReadFile(filepath.Join(s.opt.RunDir, lastTransition))
-	if err != nil {
-		return ""
-	}
-	line, _, _ := strings.Cut(string(b), "\n")
-	return line
 }
 
 // alarms names what is wrong at the moment and needs somebody's attention.

@@ -30,7 +30,8 @@ type process struct {
 }
 
 // launcher starts an engine process. It is called from one thread that lives as
-// long as the supervisor.
+// long as the supervisor: the kernel kills the engine when the thread that launched it
+// ends.
 type launcher func(ctx context.Context) (*process, error)
 
 const (
@@ -42,19 +43,17 @@ const (
 	stopWait     = 1500 * time.Millisecond
 )
 
-// supervise keeps an engine running while there are settings for it. The
-// kernel kills the engine when the thread that launched it ends, so this
-// goroutine keeps its thread.
+// supervise keeps an engine running while there are settings for it.
 func (s *Shim) supervise(ctx context.Context) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	on := newThread()
+	defer on.end()
 	backoff := backoffMin
 	for ctx.Err() == nil {
 		if !s.awaitSettings(ctx) {
 			break
 		}
 		began := time.Now()
-		err := s.runEngine(ctx)
+		err := s.runEngine(ctx, on)
 		if ctx.Err() != nil {
 			break
 		}
@@ -70,6 +69,33 @@ func (s *Shim) supervise(ctx context.Context) error {
 		backoff = min(2*backoff, backoffMax)
 	}
 	return ctx.Err()
+}
+
+// thread is a thread of the operating system, for nothing but launching: a goroutine
+// that keeps one is expensive to wake.
+type thread chan func()
+
+func newThread() thread {
+	on := make(thread)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with it
+		for fn := range on {
+			fn()
+		}
+	}()
+	return on
+}
+
+func (on thread) end() { close(on) }
+
+func (on thread) launch(ctx context.Context, launch launcher) (p *process, err error) {
+	done := make(chan struct{})
+	on <- func() {
+		defer close(done)
+		p, err = launch(ctx)
+	}
+	<-done
+	return p, err
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -99,12 +125,12 @@ func (s *Shim) awaitSettings(ctx context.Context) bool {
 
 // runEngine launches an engine, configures it and watches over it until it
 // ends. A nil error means that it was ended because nothing is configured.
-func (s *Shim) runEngine(ctx context.Context) error {
+func (s *Shim) runEngine(ctx context.Context, on thread) error {
 	// The process is attached until it was stopped, not until ctx ends: it
 	// exits by itself when it finds itself detached.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	p, err := s.opt.launch(life)
+	p, err := on.launch(life, s.opt.launch)
 	if err != nil {
 		return err
 	}
@@ -131,6 +157,7 @@ func (s *Shim) runEngine(ctx context.Context) error {
 
 func (s *Shim) publish(p *process, settings contract.Settings) {
 	s.log.Info("engine running", "pid", p.pid)
+	s.answered.Store(false)
 	s.change(func() {
 		s.engine, s.applied, s.engineAt = p.engine, settings, s.opt.Now()
 		s.serial++
@@ -170,6 +197,9 @@ func (s *Shim) watchEngine(ctx context.Context, p *process) error {
 			return errors.New("the process is gone")
 		case <-wake:
 		case <-t.C:
+			if s.answered.Swap(false) {
+				continue // its status took the lock that a ping waits for
+			}
 			if err := ping(ctx, p); err != nil {
 				return err
 			}

@@ -15,9 +15,11 @@ import (
 type Process struct {
 	mu   sync.Mutex
 	pid  string
-	born string // start time of pid, in the kernel's ticks
+	stat *os.File // of pid, and of no later process of that number; nil while none is known
+	born string   // start time of pid, in the kernel's ticks
 	from time.Time
 	at   time.Time
+	buf  [statSize]byte
 }
 
 const (
@@ -25,6 +27,7 @@ const (
 	proc        = "/proc"
 	lookEvery   = 200 * time.Millisecond
 	tickHz      = 100 // of /proc/PID/stat, the same on every Linux
+	statSize    = 1 << 10
 )
 
 // Running reports whether keepalived runs, and since when: of several processes
@@ -33,24 +36,34 @@ const (
 func (p *Process) Running() (since time.Time, running bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pid != "" {
-		if born, ok := processBorn(p.pid); ok && born == p.born {
+	if p.stat != nil {
+		if p.lives() {
 			return p.from, true
 		}
-		p.pid, p.at = "", time.Time{}
+		_ = p.stat.Close()
+		p.pid, p.stat, p.at = "", nil, time.Time{}
 	}
 	if time.Since(p.at) < lookEvery {
 		return time.Time{}, false
 	}
 	p.at = time.Now()
 	p.find()
-	if p.pid == "" {
+	if p.stat == nil {
 		return time.Time{}, false
 	}
 	p.from = startTime(p.born)
 	return p.from, true
 }
 
+// lives reads the file that is open: the kernel answers ESRCH once the process it was
+// opened of is gone.
+func (p *Process) lives() bool {
+	n, _ := p.stat.ReadAt(p.buf[:], 0)
+	born, ok := bornOf(p.buf[:n])
+	return ok && born == p.born
+}
+
+// find looks for the oldest, and opens its file.
 func (p *Process) find() {
 	ours, err := os.Readlink(proc + "/self/ns/net")
 	if err != nil {
@@ -72,6 +85,13 @@ func (p *Process) find() {
 			p.pid, p.born, oldest = pid, born, n
 		}
 	}
+	if oldest < 0 {
+		return
+	}
+	if p.stat, err = os.Open(filepath.Join(proc, p.pid, "stat")); err != nil || !p.lives() {
+		_ = p.stat.Close()
+		p.pid, p.stat = "", nil
+	}
 }
 
 // processBorn is when a process started, in ticks since the machine did; not of
@@ -81,7 +101,12 @@ func processBorn(pid string) (ticks string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	s := string(b)
+	return bornOf(b)
+}
+
+// bornOf is what /proc/PID/stat says of it.
+func bornOf(stat []byte) (ticks string, ok bool) {
+	s := string(stat)
 	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:]) // a name may hold blanks
 	const state, born = 0, 19
 	if len(fields) <= born || fields[state] == "Z" || fields[state] == "X" {
