@@ -13,13 +13,15 @@ import (
 
 const (
 	beatEvery = time.Second
-	// tailProbe is how soon after the last flow a beat is sent, so that the loss
-	// of the last datagram is noticed.
-	tailProbe  = 50 * time.Millisecond
-	probeEvery = 50 * time.Millisecond
+	// tailProbe is how soon after the last flow a beat is sent where no report has
+	// come, so that the loss of the last datagram is noticed.
+	tailProbe = 50 * time.Millisecond
+	// probeEvery is how often a report is asked for while flows are sent. What is
+	// missing is reported without being asked.
+	probeEvery = 200 * time.Millisecond
 	// solicit is how long something may be unreported before a report is asked
 	// for: the one that was sent may be lost.
-	solicit = 100 * time.Millisecond
+	solicit = 250 * time.Millisecond
 	// calm is how long no datagram may have been missing before a difference is
 	// believed: what is on its way again needs no repair.
 	calm     = 300 * time.Millisecond
@@ -34,11 +36,13 @@ const (
 func (e *Engine) beat(now time.Time) {
 	o := &e.own
 	due := now.Sub(o.proved) >= beatEvery || now.Sub(o.proved) >= hurry && e.somebodyDiffers(now)
-	unreported := o.session.Held() > 0 && now.Sub(o.beaten) >= solicit
-	if !due && !unreported && !o.beatSoon && !(o.sentData && now.Sub(o.beaten) >= tailProbe) {
+	held := o.session.Held() > 0
+	unreported := held && now.Sub(o.probed) >= solicit
+	tail := held && !o.sentAt.IsZero() && now.Sub(o.sentAt) >= tailProbe
+	if !due && !unreported && !tail && !o.beatSoon {
 		return
 	}
-	o.solicit = o.session.Held() > 0
+	o.solicit = held
 	x := wire.Beat{Advert: e.makeAdvert(), MaxEpoch: o.maxEpoch, Follows: o.followed, InSync: o.proof.fresh(now),
 		Differing: uint16(o.proof.differing), Proven: o.proof.number, Entries: uint32(e.external.Len())}
 	o.buf = wire.AppendBeat(o.buf[:0], &x)
@@ -49,7 +53,9 @@ func (e *Engine) beat(now time.Time) {
 		e.frameDigest(now)
 		o.beatSoon, o.proved = false, now
 	}
-	o.beaten, o.sentData = now, false
+	if tail {
+		o.sentAt = time.Time{}
+	}
 	e.closeFrame(now)
 	e.sendFrames(now)
 }

@@ -58,7 +58,9 @@ func (e *Engine) transmitNative(now time.Time) {
 			}
 			e.frameData(now, m)
 		}
-		o.sentData = o.sentData || len(e.out) > 0
+		if len(e.out) > 0 {
+			o.sentAt = now
+		}
 	}
 	e.out = e.out[:0]
 	e.frameReports(now, false)
@@ -142,7 +144,7 @@ func (e *Engine) closeFrame(now time.Time) {
 	}
 	flags := uint8(0)
 	if o.solicit {
-		flags, o.solicit = wire.FlagProbe, false
+		flags, o.solicit, o.probed = wire.FlagProbe, false, now
 	}
 	if o.content {
 		flags |= wire.FlagContent

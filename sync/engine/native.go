@@ -29,9 +29,8 @@ type spoken struct {
 	spare flow.Flow
 
 	probed   time.Time // when a report was asked for at once
-	beaten   time.Time // when the last beat went out
-	proved   time.Time // when the last one with a digest did
-	sentData bool      // data went out since
+	proved   time.Time // when the last beat with a digest went out
+	sentAt   time.Time // when flows did; zero when a beat has followed
 	beatSoon bool
 	solicit  bool // the next frame asks for a report at once
 	buf      []byte

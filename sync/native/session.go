@@ -28,7 +28,7 @@ const (
 	DeadAfter    = 3 * time.Second        // silence that makes a peer count as gone
 	ForgetAfter  = 10 * time.Minute       // silence after which it is forgotten
 	reportEvery  = 64                     // datagrams with content received before a report goes out
-	reportWithin = 100 * time.Millisecond // and how long one waits at most
+	reportWithin = 250 * time.Millisecond // and how long one waits at most
 	rangesMax    = 64                     // missing ranges a report names one by one
 	farAway      = 1 << 24                // a number further off is not believed
 	lagSamples   = 512
