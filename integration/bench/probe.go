@@ -48,10 +48,18 @@ func (p *prober) due(now time.Time, since time.Duration, rate int) {
 	}
 }
 
+// sniffEvery is how often what came is read. Nobody waits for it in between: waking
+// somebody for each datagram would be booked on the daemon that sends it.
+const sniffEvery = 20 * time.Millisecond
+
 func (p *prober) sniff(fd int) {
 	b, oob := make([]byte, 64<<10), make([]byte, 256)
 	for {
-		n, k, _, _, err := unix.Recvmsg(fd, b, oob, 0)
+		n, k, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN {
+			time.Sleep(sniffEvery)
+			continue
+		}
 		if err != nil {
 			return
 		}
