@@ -14,7 +14,6 @@ import (
 // believed when no event about it has come for a while.
 type audit struct {
 	cancel   context.CancelFunc // not nil while one runs
-	pause    time.Duration      // before the next
 	suspects []flow.Flow        // missing or different in the cache
 	gone     []flow.Key         // in the cache alone
 }
@@ -75,7 +74,7 @@ func (e *Engine) endAudit() {
 	e.endFill(false)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.fill.audit = audit{pause: min(time.Duration(e.internal.Len())*auditPause, auditMost)}
+	e.fill.audit = audit{}
 	e.audits++
 }
 
@@ -93,10 +92,10 @@ func (l *load) look(now time.Time, events uint64) {
 	}
 }
 
-// auditDue reports whether it is time for one.
+// auditDue reports whether it is time for one, by what it would have to read.
 func (e *Engine) auditDue(now time.Time) bool {
 	e.load.look(now, e.events)
-	pause := max(e.fill.audit.pause, auditLeast)
+	pause := min(max(time.Duration(e.internal.Len())*auditPause, auditLeast), auditMost)
 	if e.load.busy {
 		pause *= auditRare
 	}

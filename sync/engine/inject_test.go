@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -319,6 +320,44 @@ func TestAudit(t *testing.T) {
 	}
 	c.advance(6 * time.Minute)
 	eventually(t, "the view after the audit", mirrors(t, n, b))
+}
+
+// TestAuditPauseFollowsTheTable: a table that has grown since the last audit is read as
+// rarely as one of its size, not soon because it was small then.
+func TestAuditPauseFollowsTheTable(t *testing.T) {
+	t.Parallel()
+	c := &clock{}
+	la, lb := udptest.Pair(3, udptest.Faults{})
+	n := startAt(t, kerneltest.New(), la, c.now)
+	b := start(t, kerneltest.New(), lb)
+	audits := func() uint64 { return statistics(t, n).Session["audits"] }
+	c.advance(time.Minute)
+	eventually(t, "an audit", func() error {
+		if audits() == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	const entries = 50_000 // 10 s
+	for i := range entries {
+		n.table.Put(flowNo(i))
+	}
+	eventually(t, "the view", mirrors(t, n, b))
+	before := audits()
+	for range 8 {
+		c.advance(time.Second)
+		time.Sleep(300 * time.Millisecond)
+	}
+	if n := audits() - before; n != 0 {
+		t.Errorf("%d audits of %d entries within eight seconds", n, entries)
+	}
+	c.advance(time.Minute)
+	eventually(t, "the next audit", func() error {
+		if audits() == before {
+			return errors.New("none")
+		}
+		return nil
+	})
 }
 
 // TestNativeAuditFindsClearedLabels: no event says that all labels of a flow were cleared.
