@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -159,11 +160,30 @@ func (t *trial) steady(name, proto string, rate int, seconds float64) error {
 	t.note(name+", link", "bytes a flow", c.bytes/n)
 	t.note(name+", link packets", "packets a flow", c.packets/n)
 	t.lag(name, &o)
+	if err := t.applied(name); err != nil {
+		return err
+	}
 	t.note(name+", offered", "flows/s", float64(o.Flows)/o.Seconds)
 	if err := t.equal(name); err != nil {
 		return err
 	}
 	return t.stops()
+}
+
+// applied books what our active heard of how long the standby's cache is behind it.
+func (t *trial) applied(name string) error {
+	us, ok := t.pair.(*ourPair)
+	if !ok {
+		return nil
+	}
+	st, err := us.client(t.bed.a).Status(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, p := range st.Peers {
+		t.note(name+", sent to applied, p50", "ms", p.LagP50MS)
+	}
+	return nil
 }
 
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
@@ -436,11 +456,11 @@ func (t *trial) burst() error {
 		return err
 	}
 	time.Sleep(2 * time.Second)
+	c := t.spent() // what follows reads their caches
 	d, err := t.compare()
 	if err != nil {
 		return err
 	}
-	c := t.spent()
 	t.note("burst of 200k, active", "µs CPU a flow", micros(c.active-before.active)/200_000)
 	t.note("burst of 200k, standby", "µs CPU a flow", micros(c.standby-before.standby)/200_000)
 	t.results.differs(t.part, "burst of 200k", t.system, "after 2 s", d)

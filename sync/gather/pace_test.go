@@ -6,7 +6,7 @@ import (
 )
 
 // events is the pace of conntrack events.
-var events = Pace{Busy: 2000, Enough: 64, Least: 4 * time.Millisecond, Most: 9 * time.Millisecond}
+var events = Pace{Busy: 2000, Enough: 128, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
 
 // TestPace: an event now and then, or a handshake's few, are read at once; a stream
 // gathers for a bounded time, and after it has ended events are read at once again.
@@ -20,8 +20,8 @@ func TestPace(t *testing.T) {
 		{100 * time.Millisecond, 6, 0},
 		{10 * time.Millisecond, 10, 0},
 		{time.Millisecond, 3, events.Most},
-		{time.Millisecond, 12, 64 * time.Second / 12000},
-		{time.Millisecond, 40, events.Least},
+		{time.Millisecond, 25, 128 * time.Second / 25000},
+		{time.Millisecond, 60, events.Least},
 		{time.Millisecond, 1000, events.Least},
 	} {
 		p, now := events, time.Unix(1, 0)

@@ -18,11 +18,11 @@ const (
 )
 
 // eventPace: each wake-up costs more than the events it finds.
-var eventPace = gather.Pace{Busy: 2000, Enough: 64, Least: 4 * time.Millisecond, Most: 9 * time.Millisecond}
+var eventPace = gather.Pace{Busy: 2000, Enough: 128, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
 
 // Events reads conntrack events until ctx ends and hands them over in the
 // kernel's order, flows and expectations mixed: at once when there are few; under
-// load, from 2,000 a second on, those of 4 to 9 ms, and up to 1024 when the reader
+// load, from 2,000 a second on, those of 3 to 8 ms, and up to 1024 when the reader
 // is behind. The slice is reused. Lost events come as flow.ErrOverrun, then reading
 // goes on. Call it once.
 //
