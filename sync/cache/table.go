@@ -121,8 +121,15 @@ func (t *Table) findWide(k *flow.Key, h uint32) Ref {
 // dirty until Clean.
 func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	k := f.Key()
-	if r = t.Find(&k); r != 0 {
-		replaced = true
+	at := t.Find(&k)
+	r, err = t.Set(at, &k, f, now)
+	return r, at != 0 && err == nil, err
+}
+
+// Set is Put where the caller has found the place: r is what Find returned for the
+// flow's key, 0 for a new entry, and the table has not been changed since.
+func (t *Table) Set(r Ref, k *flow.Key, f *flow.Flow, now int64) (Ref, error) {
+	if r != 0 {
 		rec := t.at(r)
 		t.discount(rec)
 		t.stats.Destroyed++
@@ -133,17 +140,17 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 	} else {
 		if t.limit > 0 && t.Len() >= t.limit {
 			t.stats.CreatedFailed++
-			return 0, false, ErrFull
+			return 0, ErrFull
 		}
-		r = t.insert(&k)
+		r = t.insert(k)
 	}
 	rec := t.at(r)
 	*rec = record{since: uint32(now), id: uint32(now), has: flagUsed}
-	t.setEnds(rec, &k, &f.Reply)
+	t.setEnds(rec, k, &f.Reply)
 	t.stats.Created++
 	t.store(rec, f)
 	t.count(rec)
-	return r, replaced, nil
+	return r, nil
 }
 
 // release gives back what stands outside the record.

@@ -69,7 +69,7 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 	switch {
 	case r == 0:
 		kind = wire.CTNew
-		r = e.insert(now, &ev.Flow)
+		r = e.set(now, 0, &k, &ev.Flow)
 	case ev.Type == flow.EventNew && !e.sameLife(r, &ev.Flow):
 		e.replace(now, r, &ev.Flow)
 	default:
@@ -85,7 +85,13 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 }
 
 func (e *Engine) insert(now time.Time, f *flow.Flow) cache.Ref {
-	r, _, err := e.internal.Put(f, now.Unix())
+	k := f.Key()
+	return e.set(now, e.internal.Find(&k), &k, f)
+}
+
+// set puts a flow where Find has found its key, at 0 if it has not.
+func (e *Engine) set(now time.Time, at cache.Ref, k *flow.Key, f *flow.Flow) cache.Ref {
+	r, err := e.internal.Set(at, k, f, now.Unix())
 	if err != nil {
 		e.drops.cacheFull++
 		return 0

@@ -100,12 +100,12 @@ func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 		e.internal.Merge(r, f)
 		return
 	case r == 0 && e.committed(&k):
-		e.insert(e.fill.began, f)
+		e.set(e.fill.began, 0, &k, f)
 		return
 	case r == 0:
 		e.fill.missing++
 		kind = wire.CTNew
-		r = e.insert(e.fill.began, f) // in whatever role the dump ends: it is as old as that
+		r = e.set(e.fill.began, 0, &k, f) // in whatever role the dump ends: it is as old as that
 	case e.anotherLife(r, f):
 		e.fill.differing++
 		e.replace(now, r, f)

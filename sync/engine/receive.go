@@ -65,20 +65,25 @@ func (e *Engine) deliver(now time.Time, msgs []wire.Message) {
 	}
 }
 
-// apply does what one message says. CT_NEW and CT_UPD both mean "this is the
-// flow now"; the first word about a flow is often an update.
+// apply does what one message says.
 func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 	k := f.Key()
-	r := e.external.Find(&k)
+	e.applyAt(now, t, f, &k, e.external.Find(&k))
+}
+
+// applyAt does what one message says of the flow with this key, whose entry is r, 0
+// if there is none. CT_NEW and CT_UPD both mean "this is the flow now"; the first
+// word about a flow is often an update. It returns the entry afterwards.
+func (e *Engine) applyAt(now time.Time, t wire.Type, f *flow.Flow, k *flow.Key, r cache.Ref) cache.Ref {
 	switch {
 	case t == wire.CTDel:
 		if r != 0 {
-			e.ended(r, &k)
+			e.ended(r, k)
 			e.external.Delete(r)
 		}
-		e.endedElsewhere(&k, true)
-		e.injectFlow(k)
-		return
+		e.endedElsewhere(k, true)
+		e.injectFlow(*k)
+		return 0
 	case r != 0 && t == wire.CTUpd:
 		e.renewed(now, r)
 		if e.external.Merge(r, f) {
@@ -88,15 +93,17 @@ func (e *Engine) apply(now time.Time, t wire.Type, f *flow.Flow) {
 		if r != 0 {
 			e.renewed(now, r)
 		}
-		if _, _, err := e.external.Put(f, now.Unix()); err != nil {
+		var err error
+		if r, err = e.external.Set(r, k, f, now.Unix()); err != nil {
 			e.drops.cacheFull++
 		}
 	}
-	e.endedElsewhere(&k, false)
+	e.endedElsewhere(k, false)
 	if e.injecting() {
-		e.disown(&k)
-		e.injectFlow(k)
+		e.disown(k)
+		e.injectFlow(*k)
 	}
+	return r
 }
 
 // renewed tells the running full copy that it still brings what was known.

@@ -16,9 +16,7 @@ func (e *Engine) onData(now time.Time, l *life) {
 	m := &o.msg
 	switch m.Type {
 	case wire.MsgFlow:
-		e.applyWhole(now, &m.Flow)
-		k := m.Flow.Key()
-		l.bind(m.Handle, e.external.Find(&k))
+		l.bind(m.Handle, e.applyWhole(now, &m.Flow))
 	case wire.MsgUpdate, wire.MsgEnd:
 		r := l.ref(m.Handle)
 		if !e.external.Live(r, m.Check) {
@@ -27,12 +25,11 @@ func (e *Engine) onData(now time.Time, l *life) {
 		}
 		k := e.external.Key(r)
 		if m.Type == wire.MsgEnd {
-			m.Flow = flow.Flow{Orig: k.Tuple, Zone: k.Zone}
-			e.apply(now, wire.CTDel, &m.Flow)
+			e.applyAt(now, wire.CTDel, nil, &k, r)
 			return
 		}
 		m.Flow.Orig, m.Flow.Zone = k.Tuple, k.Zone
-		e.apply(now, wire.CTUpd, &m.Flow)
+		e.applyAt(now, wire.CTUpd, &m.Flow, &k, r)
 	case wire.MsgEndKey:
 		e.apply(now, wire.CTDel, &m.Flow)
 	default:
@@ -45,27 +42,25 @@ func (e *Engine) onData(now time.Time, l *life) {
 }
 
 // applyWhole takes a whole flow: it replaces what is known of it where that is
-// different, so that nothing of an earlier life stays.
-func (e *Engine) applyWhole(now time.Time, f *flow.Flow) {
+// different, so that nothing of an earlier life stays. It returns the entry.
+func (e *Engine) applyWhole(now time.Time, f *flow.Flow) cache.Ref {
 	k := f.Key()
 	r := e.external.Find(&k)
 	if r == 0 {
 		e.differs(now, "missing", f)
-		e.apply(now, wire.CTNew, f)
-		return
+		return e.applyAt(now, wire.CTNew, f, &k, 0)
 	}
 	have := &e.own.spare
 	e.external.Load(r, have)
 	have.Timeout, have.Since, have.ID = f.Timeout, f.Since, f.ID
 	have.Has = have.Has&^(flow.HasTimeout|flow.HasID) | f.Has&(flow.HasTimeout|flow.HasID)
 	if *have == *f {
-		e.apply(now, wire.CTUpd, f)
-		return
+		return e.applyAt(now, wire.CTUpd, f, &k, r)
 	}
 	if have.Status != f.Status || have.TCP.State != f.TCP.State || have.Reply != f.Reply || have.Mark != f.Mark {
 		e.differs(now, "differing", f)
 	}
-	e.apply(now, wire.CTNew, f)
+	return e.applyAt(now, wire.CTNew, f, &k, r)
 }
 
 // differs remembers what a repair found.
