@@ -222,7 +222,7 @@ func (t *trial) equal(name string) error {
 
 func (t *trial) udp() error {
 	for _, k := range t.plan.rates {
-		if err := t.steady(fmt.Sprintf("UDP %dk flows/s", k), "udp", 1000*k, float64(t.size(4, 8))); err != nil {
+		if err := t.steady(fmt.Sprintf("UDP %dk flows/s", k), "udp", 1000*k, float64(t.size(4, 6))); err != nil {
 			return err
 		}
 	}
@@ -231,7 +231,7 @@ func (t *trial) udp() error {
 
 func (t *trial) tcp() error {
 	for _, k := range []int{5, 10} {
-		if err := t.steady(fmt.Sprintf("TCP %dk lives/s", k), "tcp", 1000*k, float64(t.size(4, 8))); err != nil {
+		if err := t.steady(fmt.Sprintf("TCP %dk lives/s", k), "tcp", 1000*k, float64(t.size(4, 6))); err != nil {
 			return err
 		}
 	}
@@ -258,7 +258,7 @@ func (t *trial) sizes() []int {
 	if t.plan.quick {
 		return []int{200_000}
 	}
-	return []int{100_000, 500_000, 1_000_000}
+	return []int{500_000, 1_000_000}
 }
 
 // fill makes flows in a router's kernel and returns the CPU time and the time that
@@ -417,7 +417,7 @@ func received(p *process) (n float64) {
 // clean raises the rate until something is missing.
 func (t *trial) clean() error {
 	best := 0.0
-	for _, k := range []int{60, 80, 100, 120, 140, 160, 180} {
+	for _, k := range []int{60, 100, 120, 140, 160, 180} {
 		if err := t.starts(); err != nil {
 			return err
 		}

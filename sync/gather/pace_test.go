@@ -6,7 +6,7 @@ import (
 )
 
 // events is the pace of conntrack events.
-var events = Pace{Busy: 2000, Enough: 128, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
+var events = Pace{Busy: 2000, Enough: 112, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
 
 // TestPace: an event now and then, or a handshake's few, are read at once; a stream
 // gathers for a bounded time, and after it has ended events are read at once again.
@@ -20,7 +20,7 @@ func TestPace(t *testing.T) {
 		{100 * time.Millisecond, 6, 0},
 		{10 * time.Millisecond, 10, 0},
 		{time.Millisecond, 3, events.Most},
-		{time.Millisecond, 25, 128 * time.Second / 25000},
+		{time.Millisecond, 25, 112 * time.Second / 25000},
 		{time.Millisecond, 60, events.Least},
 		{time.Millisecond, 1000, events.Least},
 	} {

@@ -18,7 +18,7 @@ const (
 )
 
 // eventPace: each wake-up costs more than the events it finds.
-var eventPace = gather.Pace{Busy: 2000, Enough: 128, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
+var eventPace = gather.Pace{Busy: 2000, Enough: 112, Least: 3 * time.Millisecond, Most: 8 * time.Millisecond}
 
 // Events reads conntrack events until ctx ends and hands them over in the
 // kernel's order, flows and expectations mixed: at once when there are few; under
