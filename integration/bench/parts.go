@@ -417,7 +417,7 @@ func received(p *process) (n float64) {
 // clean raises the rate until something is missing.
 func (t *trial) clean() error {
 	best := 0.0
-	for _, k := range []int{60, 100, 120, 140, 160, 180} {
+	for _, k := range []int{60, 80, 100, 120, 150, 180} {
 		if err := t.starts(); err != nil {
 			return err
 		}

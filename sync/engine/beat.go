@@ -19,12 +19,13 @@ const (
 	// probeEvery is how often a report is asked for while flows are sent. What is
 	// missing is reported without being asked.
 	probeEvery = 200 * time.Millisecond
+	copyProbe  = 50 * time.Millisecond
 	// solicit is how long something may be unreported before a report is asked
 	// for: the one that was sent may be lost.
 	solicit = 250 * time.Millisecond
 	// calm is how long no datagram may have been missing before a difference is
 	// believed: what is on its way again needs no repair.
-	calm     = 300 * time.Millisecond
+	calm     = 450 * time.Millisecond
 	patience = 3 // comparisons that fail in a row
 	// hurry is how often the digest is sent while somebody is known to differ.
 	hurry      = 250 * time.Millisecond

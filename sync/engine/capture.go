@@ -49,12 +49,10 @@ func (e *Engine) capture(now time.Time, ev *flow.Event) {
 		}
 		return
 	}
-	if e.rebornHere(r, &k, &ev.Flow) {
+	r, reborn := e.rebornHere(r, &k, &ev.Flow)
+	if reborn {
 		e.moved.reborn++
 		return
-	}
-	if len(e.moved.kept) > 0 {
-		r = e.internal.Find(&k)
 	}
 	if r == 0 {
 		if ev.Own && e.direct() {

@@ -200,7 +200,7 @@ func (e *Engine) watchFill(now time.Time) {
 		e.spawn(e.life, "comparison with the kernel", func(ctx context.Context) error {
 			return e.refill(ctx, true)
 		})
-	case !f.running && (e.role == master || e.role == "") && e.auditDue(now):
+	case !f.running && e.flushed == nil && (e.role == master || e.role == "") && e.auditDue(now):
 		f.ended = now
 		e.spawn(e.life, "audit of the internal cache", e.runAudit)
 	}

@@ -148,7 +148,11 @@ func (e *Engine) closeFrame(now time.Time) {
 	}
 	if o.content {
 		flags |= wire.FlagContent
-		if now.Sub(o.probed) >= probeEvery {
+		every := probeEvery
+		if e.copyOut.running { // which waits for reports
+			every = copyProbe
+		}
+		if now.Sub(o.probed) >= every {
 			flags |= wire.FlagProbe
 			o.probed = now
 		}

@@ -338,18 +338,18 @@ func TestAuditPauseFollowsTheTable(t *testing.T) {
 		}
 		return nil
 	})
-	const entries = 50_000 // 10 s
+	const entries = 60_000 // 12 s
 	for i := range entries {
 		n.table.Put(flowNo(i))
 	}
 	eventually(t, "the view", mirrors(t, n, b))
 	before := audits()
-	for range 8 {
+	for range 6 {
 		c.advance(time.Second)
 		time.Sleep(300 * time.Millisecond)
 	}
 	if n := audits() - before; n != 0 {
-		t.Errorf("%d audits of %d entries within eight seconds", n, entries)
+		t.Errorf("%d audits of %d entries within six seconds", n, entries)
 	}
 	c.advance(time.Minute)
 	eventually(t, "the next audit", func() error {

@@ -80,26 +80,26 @@ func (e *Engine) usable(a address) bool {
 
 // rebornHere reports whether an event is about a flow that packets have begun here
 // after their address had left: with the tuple of one that is kept, r being its entry,
-// or to a virtual address and not translated.
-func (e *Engine) rebornHere(r cache.Ref, k *flow.Key, f *flow.Flow) bool {
+// or to a virtual address and not translated. It returns the flow's entry afterwards.
+func (e *Engine) rebornHere(r cache.Ref, k *flow.Key, f *flow.Flow) (cache.Ref, bool) {
 	m := &e.moved
 	if len(m.kept) == 0 {
-		return false
+		return r, false
 	}
 	if r != 0 {
 		if !m.kept[*k] || e.sameLife(r, f) {
-			return false
+			return r, false
 		}
 		e.internal.Load(r, &e.scratch)
 		if e.usable(address{e.scratch.Reply.Dst, e.scratch.Orig.Family}) {
 			delete(m.kept, *k) // the address is back, and with it what begins here
 			e.queueDelete(r)
-			return false
+			return 0, false
 		}
-		return true
+		return r, true
 	}
 	to := address{f.Orig.Dst, f.Orig.Family}
-	return m.held[to] && f.Reply.Src == f.Orig.Dst && !e.usable(to)
+	return 0, m.held[to] && f.Reply.Src == f.Orig.Dst && !e.usable(to)
 }
 
 // watchMoved gives up what was kept when no take-over came: a comparison with the

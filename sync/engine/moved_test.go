@@ -117,3 +117,36 @@ func TestWhatBeginsWithoutTheAddress(t *testing.T) {
 		return nil
 	})
 }
+
+// TestBegunAgainWithTheAddress: the address of the last flow that was kept is back, and
+// the first word about what begins with its tuples is that it has changed: its birth was
+// not heard.
+func TestBegunAgainWithTheAddress(t *testing.T) {
+	own, vip := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
+	la, lb := udptest.Pair(7, udptest.Faults{})
+	a, b := start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
+	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	f := flowNo(1)
+	a.table.Put(f)
+	eventually(t, "the flow", mirrors(t, a, b))
+	a.table.SetLocal(own)
+	a.table.Remove(f.Key())
+	eventually(t, "the end being kept back", func() error {
+		if s := statistics(t, a); s.Drops["ended_with_address"] != 1 {
+			return fmt.Errorf("%v", s.Drops)
+		}
+		return nil
+	})
+	a.table.SetLocal(own, vip)
+	a.table.PutSilently(f)
+	f, _ = a.table.Flow(f.Key())
+	a.table.Tell(flow.Event{Type: flow.EventUpdate, Flow: f})
+	a.table.Put(flowNo(2))
+	eventually(t, "both flows", mirrors(t, a, b))
+	if s := statistics(t, a).Session; s["audit_repairs"] != 0 {
+		t.Errorf("the comparison with the kernel's table had to mend %d entries", s["audit_repairs"])
+	}
+	if have := entries(t, b, flow.External); len(have) != 2 {
+		t.Errorf("the standby holds %d flows", len(have))
+	}
+}
