@@ -46,7 +46,7 @@ const (
 // supervise keeps an engine running while there are settings for it.
 func (s *Shim) supervise(ctx context.Context) error {
 	on := newThread()
-	defer on.end()
+	defer close(on)
 	backoff := backoffMin
 	for ctx.Err() == nil {
 		if !s.awaitSettings(ctx) {
@@ -85,8 +85,6 @@ func newThread() thread {
 	}()
 	return on
 }
-
-func (on thread) end() { close(on) }
 
 func (on thread) launch(ctx context.Context, launch launcher) (p *process, err error) {
 	done := make(chan struct{})

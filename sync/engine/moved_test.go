@@ -10,13 +10,21 @@ import (
 	"github.com/conntrack-sync/conntrack-sync/sync/udp/udptest"
 )
 
+// own and vip are a MASTER's: its own address and the virtual one.
+var own, vip = netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
+
+// pairWithAddress is a MASTER that has both addresses, and its standby.
+func pairWithAddress(t *testing.T) (a, b *node) {
+	la, lb := udptest.Pair(7, udptest.Faults{})
+	a, b = start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
+	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	return a, b
+}
+
 // TestMasqueradedToAnAddressThatLeaves: the kernel ends such flows with their
 // address, and the standby keeps them; while the address is here, an end is an end.
 func TestMasqueradedToAnAddressThatLeaves(t *testing.T) {
-	own, vip := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
-	la, lb := udptest.Pair(7, udptest.Faults{})
-	a, b := start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
-	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	a, b := pairWithAddress(t)
 	for i := range 4 {
 		a.table.Put(flowNo(i))
 	}
@@ -49,10 +57,7 @@ func TestMasqueradedToAnAddressThatLeaves(t *testing.T) {
 // TestWhatBeginsWithoutTheAddress: until the role has changed packets still come to the
 // former MASTER. What they make there does not take the place of the flows that moved.
 func TestWhatBeginsWithoutTheAddress(t *testing.T) {
-	own, vip := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
-	la, lb := udptest.Pair(7, udptest.Faults{})
-	a, b := start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
-	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	a, b := pairWithAddress(t)
 	f := flowNo(1)
 	a.table.Put(f)
 	eventually(t, "the flow", mirrors(t, a, b))
@@ -122,10 +127,7 @@ func TestWhatBeginsWithoutTheAddress(t *testing.T) {
 // the first word about what begins with its tuples is that it has changed: its birth was
 // not heard.
 func TestBegunAgainWithTheAddress(t *testing.T) {
-	own, vip := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.254")
-	la, lb := udptest.Pair(7, udptest.Faults{})
-	a, b := start(t, kerneltest.New(own, vip), la), start(t, kerneltest.New(), lb)
-	_ = a.SetRole(t.Context(), "syncgrp", "MASTER")
+	a, b := pairWithAddress(t)
 	f := flowNo(1)
 	a.table.Put(f)
 	eventually(t, "the flow", mirrors(t, a, b))
