@@ -310,6 +310,7 @@ func TestRoleFoundAtTheStart(t *testing.T) {
 func TestNotConfiguredStopsTheEngine(t *testing.T) {
 	r := newRig(t)
 	e := r.engine(t)
+	settles(t, e, "configure:SG")
 	r.write(t, "conf.d/a.conf", "")
 	settles(t, e, "configure:SG stop")
 	_, err := Dial(r.dir + "/run").Statistics(t.Context())
@@ -317,6 +318,29 @@ func TestNotConfiguredStopsTheEngine(t *testing.T) {
 		t.Errorf("statistics: %v", err)
 	}
 	r.write(t, "conf.d/a.conf", config)
+	settles(t, r.engine(t), "configure:SG")
+}
+
+// TestNotConfiguredWhileItIsLaunched: an engine whose configuration went before it
+// could be told of it is not given an empty one.
+func TestNotConfiguredWhileItIsLaunched(t *testing.T) {
+	launched, release := make(chan struct{}), make(chan struct{})
+	r := newRig(t, func(r *rig, opt *Options) {
+		launch := opt.launch
+		opt.launch = func(ctx context.Context) (*process, error) {
+			launched <- struct{}{}
+			<-release
+			return launch(ctx)
+		}
+	})
+	<-launched
+	r.write(t, "conf.d/a.conf", "")
+	eventually(t, "not configured", func() bool { return !r.configured() })
+	release <- struct{}{}
+	settles(t, r.engine(t), "stop")
+	r.write(t, "conf.d/a.conf", config)
+	<-launched
+	release <- struct{}{}
 	settles(t, r.engine(t), "configure:SG")
 }
 

@@ -133,17 +133,17 @@ func (s *Shim) runEngine(ctx context.Context, on thread) error {
 		return err
 	}
 	defer p.kill()
-	var settings contract.Settings
-	s.view(func() {
-		if s.settings != nil {
-			settings = *s.settings
-		}
-	})
-	if err := p.engine.Configure(ctx, settings); err != nil {
+	var settings *contract.Settings
+	s.view(func() { settings = s.settings })
+	if settings == nil { // the configuration went while it was launched
+		p.stop()
+		return nil
+	}
+	if err := p.engine.Configure(ctx, *settings); err != nil {
 		p.stop()
 		return fmt.Errorf("configure the engine: %w", err)
 	}
-	s.publish(p, settings)
+	s.publish(p, *settings)
 	defer s.withdraw()
 	s.configureEngine(ctx) // what changed meanwhile
 	err = s.watchEngine(ctx, p)

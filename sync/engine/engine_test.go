@@ -443,6 +443,12 @@ func TestExcludedFlows(t *testing.T) {
 		"link-local": mk(17, "10.1.0.10", "224.0.0.251"), "sync-link": mk(17, "192.0.2.1", "225.0.0.50"),
 		"router": mk(6, "10.1.0.10", "10.1.0.1"), "accept-protocol": mk(17, "10.1.0.10", "203.0.113.10"), "ignore-address": dnat,
 	}
+	eventually(t, "the kernel's table read", func() error { // which counts what it meets
+		if st, err := n.Status(t.Context()); err != nil || st.Filling {
+			return fmt.Errorf("%+v, %w", st, err)
+		}
+		return nil
+	})
 	for _, f := range want {
 		n.table.Put(f)
 	}

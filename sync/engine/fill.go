@@ -81,7 +81,9 @@ func (e *Engine) fillSlice(flows []flow.Flow, tell bool) {
 
 func (e *Engine) fillFlow(now time.Time, f *flow.Flow, tell bool) {
 	if c := e.filter.class(f); c != classKeep {
-		e.filter.excluded[c]++
+		if !e.fill.done { // of what was there before us no event told
+			e.filter.excluded[c]++
+		}
 		return
 	}
 	k := f.Key()

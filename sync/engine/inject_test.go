@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -398,6 +399,9 @@ func TestNativeAuditFindsClearedLabels(t *testing.T) {
 	}
 	c.advance(6 * time.Minute)
 	eventually(t, "the labels cleared", labelled(6))
+	excluded := flow.Flow{Orig: flow.MakeTuple(6, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.1"), 1000, 80), Has: flow.HasReply | flow.HasStatus}
+	excluded.Reply = excluded.Orig.Inverse()
+	n.table.Put(excluded)
 	audits := statistics(t, n).Session["audits"]
 	eventually(t, "two more audits", func() error {
 		c.advance(6 * time.Minute)
@@ -408,5 +412,8 @@ func TestNativeAuditFindsClearedLabels(t *testing.T) {
 	})
 	if s := statistics(t, n).Session; s["audit_repairs"] != 4 {
 		t.Errorf("%d repairs", s["audit_repairs"])
+	}
+	if n := statistics(t, n).Excluded["loopback"]; n != 1 {
+		t.Errorf("the audits counted the excluded flow too: %d", n)
 	}
 }
