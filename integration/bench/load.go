@@ -16,8 +16,9 @@ type load struct {
 	proto   string // udp or tcp
 	rate    int    // flows a second; 0: probes alone
 	seconds float64
-	destroy int // in a hundred, a second after their birth
-	probes  int // a second
+	destroy int           // in a hundred, a second after their birth
+	probes  int           // a second
+	tick    time.Duration // between the bursts, and between looks at what the standby has taken
 	a, b    string
 }
 
@@ -27,14 +28,14 @@ type offered struct {
 	Destroyed int       `json:"destroyed"`
 	Seconds   float64   `json:"seconds"` // it took to offer them
 	Errors    int       `json:"errors"`
-	Lags      []float64 `json:"lags"` // of the probes that were seen, in ms
+	Arrived   []float64 `json:"arrived"` // lags of the probes that were seen at the standby, in ms
+	Taken     []float64 `json:"taken"`   // and of those that it took from its socket
 	Unseen    int       `json:"unseen"`
 }
 
 const (
-	tick      = 200 * time.Microsecond // between the generator's bursts
-	lifeTime  = time.Second            // until a flow that is to end is removed
-	segmentIn = 20 * time.Millisecond  // between the packets of a TCP life
+	lifeTime  = time.Second           // until a flow that is to end is removed
+	segmentIn = 20 * time.Millisecond // between the packets of a TCP life
 	segments  = 6
 )
 
@@ -59,6 +60,7 @@ func generate(args []string) error {
 	f.Float64Var(&g.seconds, "seconds", 1, "")
 	f.IntVar(&g.destroy, "destroy", 60, "")
 	f.IntVar(&g.probes, "probes", 0, "")
+	f.DurationVar(&g.tick, "tick", time.Millisecond, "")
 	f.StringVar(&g.a, "a", "", "")
 	f.StringVar(&g.b, "b", "", "")
 	err := f.Parse(args)
@@ -116,13 +118,31 @@ func (g *generator) run() error {
 		if now.After(end) && len(g.born) == total && g.removed == total && g.steps[g.lastStep()] == total {
 			break
 		}
-		time.Sleep(tick)
+		if err := g.pause(); err != nil {
+			return err
+		}
 	}
 	g.out.Flows, g.out.Errors = total, g.ct.Errors+g.lan.errors+g.wan.errors
 	if g.probe != nil {
-		time.Sleep(300 * time.Millisecond)
-		g.out.Lags, g.out.Unseen = g.probe.lags()
+		for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+			if err := g.pause(); err != nil {
+				return err
+			}
+		}
+		g.out.Arrived, g.out.Taken, g.out.Unseen = g.probe.lags()
 	}
+	return nil
+}
+
+// pause does not leave it to the runtime, whose timers round up to a millisecond.
+func (g *generator) pause() error {
+	if g.probe != nil {
+		if err := g.probe.taking.look(); err != nil {
+			return err
+		}
+	}
+	ts := unix.NsecToTimespec(g.tick.Nanoseconds())
+	_ = unix.Nanosleep(&ts, nil)
 	return nil
 }
 

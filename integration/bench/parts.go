@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -154,15 +153,12 @@ func (t *trial) steady(name, proto string, rate int, seconds float64) error {
 	if err != nil {
 		return err
 	}
-	n := float64(o.Flows + len(o.Lags) + o.Unseen)
+	n := float64(o.Flows + len(o.Arrived) + o.Unseen)
 	t.note(name+", active", "µs CPU a flow", micros(c.active)/n)
 	t.note(name+", standby", "µs CPU a flow", micros(c.standby)/n)
 	t.note(name+", link", "bytes a flow", c.bytes/n)
 	t.note(name+", link packets", "packets a flow", c.packets/n)
 	t.lag(name, &o)
-	if err := t.applied(name); err != nil {
-		return err
-	}
 	t.note(name+", offered", "flows/s", float64(o.Flows)/o.Seconds)
 	if err := t.equal(name); err != nil {
 		return err
@@ -170,30 +166,19 @@ func (t *trial) steady(name, proto string, rate int, seconds float64) error {
 	return t.stops()
 }
 
-// applied books what our active heard of how long the standby's cache is behind it.
-func (t *trial) applied(name string) error {
-	us, ok := t.pair.(*ourPair)
-	if !ok {
-		return nil
-	}
-	st, err := us.client(t.bed.a).Status(context.Background())
-	if err != nil {
-		return err
-	}
-	for _, p := range st.Peers {
-		t.note(name+", sent to applied, p50", "ms", p.LagP50MS)
-	}
-	return nil
-}
-
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
+// lag books how long the standby is behind, and what of it was on the way.
 func (t *trial) lag(name string, o *offered) {
-	slices.Sort(o.Lags)
-	if n := len(o.Lags); n > 0 {
-		t.note(name+", lag p50", "ms", o.Lags[n/2])
-		t.note(name+", lag p99", "ms", o.Lags[n*99/100])
+	for _, ms := range [][]float64{o.Taken, o.Arrived} {
+		if len(ms) == 0 {
+			return
+		}
+		slices.Sort(ms)
 	}
+	t.note(name+", lag p50", "ms", o.Taken[len(o.Taken)/2])
+	t.note(name+", lag p99", "ms", o.Taken[len(o.Taken)*99/100])
+	t.note(name+", until it arrives, p50", "ms", o.Arrived[len(o.Arrived)/2])
 }
 
 func (t *trial) note(name, unit string, v float64) { t.results.add(t.part, name, unit, t.system, v) }
@@ -243,7 +228,7 @@ func (t *trial) idle() error {
 	if err := t.starts(); err != nil {
 		return err
 	}
-	o, _, err := t.offer("-rate", "0", "-seconds", strconv.Itoa(t.size(4, 8)), "-probes", "25")
+	o, _, err := t.offer("-rate", "0", "-seconds", strconv.Itoa(t.size(4, 8)), "-probes", "25", "-tick", "50us")
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,21 @@ import (
 )
 
 // prober measures how long it takes from a packet of a new flow to the first
-// datagram about it at the standby's end of the sync link.
+// datagram about it at the standby's end of the sync link, and until the standby has
+// taken that one from its socket.
 type prober struct {
-	lan  *sender
-	sent []int64 // wall clock, by number of the probe
+	lan    *sender
+	taking *taking
+	sent   []int64 // wall clock, by number of the probe
 
-	mu   sync.Mutex
-	seen map[uint16]int64
+	mu        sync.Mutex
+	seen      map[uint16]arrival
+	datagrams int // that arrived
+}
+
+type arrival struct {
+	at int64 // wall clock, ns
+	no int   // of the datagram, from 1 on
 }
 
 // The destination is found again in every protocol's messages: behind the source,
@@ -23,9 +31,13 @@ type prober struct {
 var probeAddr = [4]byte{198, 18, 203, 251}
 
 func newProber(ns string, lan *sender) (*prober, error) {
-	p := &prober{lan: lan, seen: map[uint16]int64{}}
+	t, err := newTaking(ns)
+	if err != nil {
+		return nil, err
+	}
+	p := &prober{lan: lan, taking: t, seen: map[uint16]arrival{}}
 	fd := 0
-	err := inNamespace(ns, func() (err error) {
+	err = inNamespace(ns, func() (err error) {
 		if fd, err = packetSocket(syncDev, unix.ETH_P_ALL); err != nil {
 			return err
 		}
@@ -55,7 +67,7 @@ const sniffEvery = 20 * time.Millisecond
 func (p *prober) sniff(fd int) {
 	b, oob := make([]byte, 64<<10), make([]byte, 256)
 	for {
-		n, k, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_DONTWAIT)
+		n, k, _, from, err := unix.Recvmsg(fd, b, oob, unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			time.Sleep(sniffEvery)
 			continue
@@ -63,22 +75,32 @@ func (p *prober) sniff(fd int) {
 		if err != nil {
 			return
 		}
+		if ll, ok := from.(*unix.SockaddrLinklayer); !ok || ll.Pkttype == unix.PACKET_OUTGOING || !isUDP(b[:n]) {
+			continue
+		}
 		at := stamp(oob[:k])
 		p.mu.Lock()
+		p.datagrams++
 		for d := b[:n]; ; {
 			i := bytes.Index(d, probeAddr[:])
 			if i < 0 {
 				break
 			}
 			if i >= 4 && d[i-4] == 10 && d[i-3] == 200 {
-				if num := be.Uint16(d[i-2:]); p.seen[num] == 0 {
-					p.seen[num] = at
+				if num := be.Uint16(d[i-2:]); p.seen[num].no == 0 {
+					p.seen[num] = arrival{at, p.datagrams}
 				}
 			}
 			d = d[i+4:]
 		}
 		p.mu.Unlock()
 	}
+}
+
+// isUDP: of an Ethernet frame.
+func isUDP(b []byte) bool {
+	const protocol = 14 + 9
+	return len(b) > protocol && be.Uint16(b[12:]) == unix.ETH_P_IP && b[protocol] == unix.IPPROTO_UDP
 }
 
 func stamp(oob []byte) int64 {
@@ -93,15 +115,19 @@ func stamp(oob []byte) int64 {
 	return time.Now().UnixNano()
 }
 
-func (p *prober) lags() (ms []float64, unseen int) {
+func (p *prober) lags() (arrived, taken []float64, unseen int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, at := range p.sent {
-		if seen := p.seen[uint16(i)]; seen != 0 {
-			ms = append(ms, float64(seen-at)/1e6)
-		} else {
+		seen := p.seen[uint16(i)]
+		if seen.no == 0 {
 			unseen++
+			continue
+		}
+		arrived = append(arrived, float64(seen.at-at)/1e6)
+		if t := p.taking.when(seen.no, p.datagrams, seen.at); t != 0 {
+			taken = append(taken, float64(t-at)/1e6)
 		}
 	}
-	return ms, unseen
+	return arrived, taken, unseen
 }
