@@ -14,11 +14,7 @@ func (t *Table) Prove() { t.digest = &proof.Digest{} }
 func (t *Table) Digest() *proof.Digest { return t.digest }
 
 // Bucket is the bucket of an entry.
-func (t *Table) Bucket(r Ref) uint16 {
-	var k flow.Key
-	t.keyOf(t.at(r), &k)
-	return proof.BucketOf(proof.KeyHash(&k))
-}
+func (t *Table) Bucket(r Ref) uint16 { return proof.BucketOf(t.keyHash(r)) }
 
 // Known reports whether the entry was marked as known to the peers, whole, and
 // only changed since in what an update by handle can carry.
@@ -27,42 +23,44 @@ func (t *Table) Known(r Ref) bool { return t.at(r).has&flagKnown != 0 }
 // SetKnown marks it so.
 func (t *Table) SetKnown(r Ref) { t.at(r).has |= flagKnown }
 
-// hash64 are the hashes the digest is made of; zeros where it is not kept.
-func (t *Table) hash64(rec *record) (key, state uint64) {
-	if t.digest == nil {
-		return 0, 0
+// hashed is the last key's hash and whose it is: what is said of a flow is checked
+// against its key, and changes the digest twice.
+type hashed struct {
+	ref Ref
+	key uint64
+}
+
+func (t *Table) keyHash(r Ref) uint64 {
+	if t.hashed.ref != r {
+		var k flow.Key
+		t.keyOf(t.at(r), &k)
+		t.hashed = hashed{r, proof.KeyHash(&k)}
 	}
-	var k flow.Key
+	return t.hashed.key
+}
+
+// proofHash is what the entry adds to its bucket.
+func (t *Table) proofHash(r Ref) uint64 {
+	rec := t.at(r)
 	var reply flow.Tuple
-	t.keyOf(rec, &k)
 	t.replyOf(rec, &reply)
-	key = proof.KeyHash(&k)
-	return key, proof.StateHash(key, &reply, rec.status, rec.mark, rec.tcp.State)
+	return proof.StateHash(t.keyHash(r), &reply, rec.status, rec.mark, rec.tcp.State)
 }
 
 // count and discount keep the digest.
-func (t *Table) count(rec *record) {
+func (t *Table) count(r Ref) {
 	if t.digest != nil {
-		t.digest.Add(t.hash64(rec))
+		t.digest.Add(t.keyHash(r), t.proofHash(r))
 	}
 }
 
-func (t *Table) discount(rec *record) {
+func (t *Table) discount(r Ref) {
 	if t.digest != nil {
-		t.digest.Remove(t.hash64(rec))
+		t.digest.Remove(t.keyHash(r), t.proofHash(r))
 	}
 }
 
 // Live reports whether the Ref names an entry now, whose key's check is this one.
 func (t *Table) Live(r Ref, check uint16) bool {
-	if r == 0 || r >= t.next {
-		return false
-	}
-	rec := t.at(r)
-	if rec.has&flagUsed == 0 {
-		return false
-	}
-	var k flow.Key
-	t.keyOf(rec, &k)
-	return proof.CheckOf(&k) == check
+	return r != 0 && r < t.next && t.at(r).has&flagUsed != 0 && proof.CheckOfHash(t.keyHash(r)) == check
 }

@@ -89,7 +89,7 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	t.stats.Updated++
 	before, proven := *rec, rec.proves(u)
 	if proven {
-		t.discount(rec)
+		t.discount(r)
 	}
 	replyChanged := t.mergeReply(rec, u)
 	if u.Has&flow.HasStatus != 0 {
@@ -111,7 +111,7 @@ func (t *Table) Merge(r Ref, u *flow.Flow) (changed bool) {
 	changed = extraChanged || replyChanged || rec.status != before.status || rec.mark != before.mark ||
 		rec.tcp != before.tcp || has != 0
 	if proven {
-		t.count(rec)
+		t.count(r)
 	}
 	if extraChanged || replyChanged || has&^compactHas != 0 {
 		rec.has &^= flagKnown

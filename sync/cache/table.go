@@ -34,6 +34,7 @@ type Table struct {
 	wides   pool[wide]
 	stats   stats.Cache
 	digest  *proof.Digest // nil: not kept
+	hashed  hashed
 }
 
 // slot is a place of the index: the key's hash above the entry's Ref, so that a
@@ -64,6 +65,7 @@ func (t *Table) reset() {
 	t.chunks = nil
 	t.free, t.next = 0, 1
 	t.dirty = 0
+	t.hashed = hashed{}
 	t.extras, t.wides = pool[extra]{}, pool[wide]{}
 }
 
@@ -131,7 +133,7 @@ func (t *Table) Put(f *flow.Flow, now int64) (r Ref, replaced bool, err error) {
 func (t *Table) Set(r Ref, k *flow.Key, f *flow.Flow, now int64) (Ref, error) {
 	if r != 0 {
 		rec := t.at(r)
-		t.discount(rec)
+		t.discount(r)
 		t.stats.Destroyed++
 		t.release(rec)
 		if rec.has&flagDirty != 0 {
@@ -149,7 +151,7 @@ func (t *Table) Set(r Ref, k *flow.Key, f *flow.Flow, now int64) (Ref, error) {
 	t.setEnds(rec, k, &f.Reply)
 	t.stats.Created++
 	t.store(rec, f)
-	t.count(rec)
+	t.count(r)
 	return r, nil
 }
 
@@ -206,7 +208,7 @@ func (t *Table) grow() {
 // Delete removes the entry and counts it as destroyed.
 func (t *Table) Delete(r Ref) {
 	rec := t.at(r)
-	t.discount(rec)
+	t.discount(r)
 	var k flow.Key
 	t.keyOf(rec, &k)
 	t.unlink(slot(t.hash(&k))<<32 | slot(r))
@@ -214,6 +216,7 @@ func (t *Table) Delete(r Ref) {
 	if rec.has&flagDirty != 0 {
 		t.dirty--
 	}
+	t.hashed = hashed{}
 	*rec = record{extra: uint32(t.free)}
 	t.free = r
 	t.stats.Active--

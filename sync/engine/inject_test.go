@@ -92,9 +92,13 @@ func TestDirectInjection(t *testing.T) {
 		if s.Main.CacheExternal != nil || s.Main.ExternalInject == nil || s.Main.CacheInternal.Active != 0 {
 			t.Fatalf("%+v", s.Main)
 		}
-		if c := s.Main.ExternalInject; c.Created != 1000 || c.Updated < 300 || c.Destroyed < 300 || c.CreatedFailed+c.DestroyedFailed != 0 {
-			t.Errorf("counted %+v", *c)
-		}
+		eventually(t, "what was written is counted", func() error { // when the kernel has answered
+			c := statistics(t, b).Main.ExternalInject
+			if c.Created != 1000 || c.Updated < 300 || c.Destroyed < 300 || c.CreatedFailed+c.DestroyedFailed != 0 {
+				return fmt.Errorf("%+v", *c)
+			}
+			return nil
+		})
 		if len(entries(t, b, flow.External)) != 0 || len(entries(t, b, flow.Internal)) != 0 {
 			t.Error("the caches are not empty")
 		}

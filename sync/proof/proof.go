@@ -115,7 +115,10 @@ func putTuple(b []byte, t *flow.Tuple) {
 func BucketOf(hash uint64) uint16 { return uint16(hash >> 52) }
 
 // CheckOf is what an update by handle says of the key.
-func CheckOf(k *flow.Key) uint16 { return uint16(KeyHash(k)) }
+func CheckOf(k *flow.Key) uint16 { return CheckOfHash(KeyHash(k)) }
+
+// CheckOfHash is CheckOf the key with this hash.
+func CheckOfHash(hash uint64) uint16 { return uint16(hash) }
 
 // StateHash is XXH3-64 of what proof covers of a flow: the reply tuple, status,
 // mark and TCP state, seeded with the key's hash. What is not known counts as
