@@ -35,6 +35,7 @@ type Table struct {
 	stats   stats.Cache
 	digest  *proof.Digest // nil: not kept
 	hashed  hashed
+	warm    uint64 // keeps what Prefetch reads from being optimised away
 }
 
 // slot is a place of the index: the key's hash above the entry's Ref, so that a
@@ -101,6 +102,28 @@ func (t *Table) Find(k *flow.Key) Ref {
 		}
 	}
 	return 0
+}
+
+// PrefetchKey reads the index where a search for the key will: a search waits for
+// memory longer than it works, those of many keys wait at once.
+func (t *Table) PrefetchKey(k *flow.Key) {
+	t.warm += uint64(t.index[t.hash(k)&uint32(len(t.index)-1)])
+}
+
+// Prefetch reads an entry, if the Ref names one, before it is used.
+func (t *Table) Prefetch(r Ref) {
+	if r != 0 && r < t.next {
+		t.warm += uint64(t.at(r).has)
+	}
+}
+
+// PrefetchDelete reads the index where the entry stands in it, before it is deleted.
+func (t *Table) PrefetchDelete(r Ref) {
+	if r != 0 && r < t.next && t.at(r).has&flagUsed != 0 {
+		var k flow.Key
+		t.keyOf(t.at(r), &k)
+		t.PrefetchKey(&k)
+	}
 }
 
 func (t *Table) findWide(k *flow.Key, h uint32) Ref {

@@ -204,6 +204,37 @@ func TestRecordsHoldNoPointers(t *testing.T) {
 	runtime.KeepAlive(tab)
 }
 
+// TestPrefetch: whatever is asked for may be missing, deleted or never have been.
+func TestPrefetch(t *testing.T) {
+	tab := New(0)
+	prefetch := func() {
+		for i := range 5000 {
+			f := udp(i)
+			k := f.Key()
+			tab.PrefetchKey(&k)
+			tab.Prefetch(Ref(i))
+			tab.PrefetchDelete(Ref(i))
+		}
+	}
+	prefetch()
+	var refs []Ref
+	for i := range 2000 {
+		f := udp(i)
+		r, _, _ := tab.Put(&f, 1)
+		refs = append(refs, r)
+	}
+	prefetch()
+	for _, r := range refs[1:] {
+		tab.Delete(r)
+	}
+	prefetch()
+	if k := tab.Key(refs[0]); tab.Len() != 1 || tab.Find(&k) != refs[0] {
+		t.Errorf("%d entries", tab.Len())
+	}
+	tab.Clear()
+	prefetch()
+}
+
 func BenchmarkPutFindDelete(b *testing.B) {
 	tab := New(0)
 	for i := range 1 << 17 {

@@ -199,3 +199,21 @@ func BenchmarkLife(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyFlows is a change of one of many flows, on the active and in the
+// standby's cache: none is where the processor had it last.
+func BenchmarkManyFlows(b *testing.B) {
+	x := newBench(b, true)
+	const n = 1 << 18
+	x.standing(n)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		x.event(flow.EventUpdate, 1<<20+i*40503%n, uint8(flow.TCPEstablished+i/n%2))
+		if len(x.batch) == 256 {
+			x.capture()
+		}
+		if i%10_000 == 0 {
+			x.step()
+		}
+	}
+}

@@ -41,15 +41,54 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 		o.proof.gapAt = now
 	}
 	for b := f.Body; ; {
-		var err error
-		if b, err = wire.NextNative(b, &o.msg); err != nil {
+		n, rest, err := o.decode(b)
+		e.prefetch(l, o.msgs[:n])
+		for i := range n {
+			e.onNative(now, p, l, &o.msgs[i], accept)
+		}
+		switch {
+		case err != nil:
 			e.drops.payload++
 			return
-		}
-		if o.msg.Type == 0 {
+		case rest == nil:
 			return
 		}
-		e.onNative(now, p, l, accept)
+		b = rest
+	}
+}
+
+// prefetched is how many messages are read before they are applied: what the processor
+// fetches for them must not drive out what it has just fetched.
+const prefetched = 32
+
+// decode reads messages, as many as there is room for; rest is nil when there are no
+// more, or after an error.
+func (o *spoken) decode(b []byte) (n int, rest []byte, err error) {
+	for n < len(o.msgs) {
+		m := &o.msgs[n]
+		if b, err = wire.NextNative(b, m); err != nil || m.Type == 0 {
+			return n, nil, err
+		}
+		n++
+	}
+	return n, b, nil
+}
+
+// prefetch has the processor fetch what the messages are about.
+func (e *Engine) prefetch(l *life, msgs []wire.Native) {
+	for i := range msgs {
+		switch m := &msgs[i]; m.Type {
+		case wire.MsgFlow, wire.MsgEndKey:
+			k := m.Flow.Key()
+			e.external.PrefetchKey(&k)
+		case wire.MsgUpdate, wire.MsgEnd:
+			e.external.Prefetch(l.ref(m.Handle))
+		}
+	}
+	for i := range msgs {
+		if m := &msgs[i]; m.Type == wire.MsgEnd {
+			e.external.PrefetchDelete(l.ref(m.Handle))
+		}
 	}
 }
 
@@ -72,14 +111,13 @@ func (e *Engine) meetLife(now time.Time, from netip.Addr, id uint64) *life {
 }
 
 // onNative takes one message.
-func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, accept bool) {
+func (e *Engine) onNative(now time.Time, p *native.Peer, l *life, m *wire.Native, accept bool) {
 	o := &e.own
-	m := &o.msg
 	switch m.Type {
 	case wire.MsgFlow, wire.MsgUpdate, wire.MsgEnd, wire.MsgEndKey, wire.MsgExpect, wire.MsgExpectEnd:
 		switch {
 		case accept:
-			e.onData(now, l)
+			e.onData(now, l, m)
 		case l.epoch < o.maxEpoch:
 			o.stale++
 		default:

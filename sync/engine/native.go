@@ -25,7 +25,7 @@ type spoken struct {
 	brief bool
 	nodes map[netip.Addr]*neighbour
 	lives map[uint64]*life
-	msg   wire.Native
+	msgs  [prefetched]wire.Native
 	spare flow.Flow
 
 	probed   time.Time // when a report was asked for at once

@@ -11,9 +11,8 @@ import (
 )
 
 // onData applies a message about a flow to the external cache.
-func (e *Engine) onData(now time.Time, l *life) {
+func (e *Engine) onData(now time.Time, l *life, m *wire.Native) {
 	o := &e.own
-	m := &o.msg
 	switch m.Type {
 	case wire.MsgFlow:
 		l.bind(m.Handle, e.applyWhole(now, &m.Flow))
