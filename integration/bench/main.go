@@ -75,7 +75,7 @@ func parse(args []string) (*plan, error) {
 		return err
 	})
 	names := f.String("parts", strings.Join(partNames(), ","), "what is measured")
-	systems := f.String("systems", strings.Join(systemNames, ","), "what is compared")
+	systems := f.String("systems", strings.Join(systemNames, ","), "what is compared, in this order")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -110,8 +110,8 @@ func parse(args []string) (*plan, error) {
 	return p, nil
 }
 
-// run measures every part with every system in turn, and that as often as asked. A
-// part that fails keeps no other from being measured.
+// run measures every step with every system in turn, and that as often as asked. A
+// step that fails keeps no other from being measured.
 func run(p *plan) error {
 	r := newResults(p)
 	var errs []error
@@ -120,11 +120,13 @@ func run(p *plan) error {
 			if !slices.Contains(p.parts, pt.name) {
 				continue
 			}
-			for _, s := range p.systems {
-				if err := measure(p, r, pt, s); err != nil {
-					err = fmt.Errorf("%s, %s, run %d: %w", pt.name, s, i+1, err)
-					fmt.Fprintln(os.Stderr, "bench:", err)
-					errs = append(errs, err)
+			for _, do := range pt.steps(p) {
+				for _, s := range p.systems {
+					if err := measure(p, r, pt.name, do, s); err != nil {
+						err = fmt.Errorf("%s, %s, run %d: %w", pt.name, s, i+1, err)
+						fmt.Fprintln(os.Stderr, "bench:", err)
+						errs = append(errs, err)
+					}
 				}
 			}
 		}
@@ -132,12 +134,12 @@ func run(p *plan) error {
 	return errors.Join(append(errs, r.write())...)
 }
 
-func measure(p *plan, r *results, pt part, system string) (err error) {
+func measure(p *plan, r *results, part string, do step, system string) (err error) {
 	b, err := newBed(p)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	t := &trial{plan: p, bed: b, results: r, part: pt.name, system: system}
-	return pt.run(t)
+	t := &trial{plan: p, bed: b, results: r, part: part, system: system}
+	return do(t)
 }

@@ -11,21 +11,36 @@ import (
 	"time"
 )
 
-// part is something that is measured.
+// part is something that is measured, in steps: every system takes a step before the
+// next one begins, since a machine's pace changes within minutes.
 type part struct {
-	name string
-	run  func(t *trial) error
+	name  string
+	steps func(p *plan) []step
 }
 
+type step func(t *trial) error
+
 var parts = []part{
-	{"udp", (*trial).udp},
-	{"tcp", (*trial).tcp},
-	{"idle", (*trial).idle},
-	{"start", (*trial).begin},
-	{"bulk", (*trial).bulk},
-	{"clean", (*trial).clean},
-	{"burst", (*trial).burst},
-	{"starved", (*trial).starved},
+	{"udp", func(p *plan) []step { return steadySteps("UDP", "flows", p.rates) }},
+	{"tcp", func(*plan) []step { return steadySteps("TCP", "lives", []int{5, 10}) }},
+	{"idle", one((*trial).idle)},
+	{"start", one((*trial).begin)},
+	{"bulk", one((*trial).bulk)},
+	{"clean", one((*trial).clean)},
+	{"burst", one((*trial).burst)},
+	{"starved", one((*trial).starved)},
+}
+
+func one(s step) func(*plan) []step { return func(*plan) []step { return []step{s} } }
+
+// steadySteps are loads of so many thousands a second.
+func steadySteps(proto, unit string, rates []int) (steps []step) {
+	for _, k := range rates {
+		steps = append(steps, func(t *trial) error {
+			return t.steady(fmt.Sprintf("%s %dk %s/s", proto, k, unit), strings.ToLower(proto), 1000*k, float64(t.size(4, 6)))
+		})
+	}
+	return steps
 }
 
 func partNames() (names []string) {
@@ -202,24 +217,6 @@ func (t *trial) equal(name string) error {
 		}
 	}
 	t.results.differs(t.part, name, t.system, "in the end", d)
-	return nil
-}
-
-func (t *trial) udp() error {
-	for _, k := range t.plan.rates {
-		if err := t.steady(fmt.Sprintf("UDP %dk flows/s", k), "udp", 1000*k, float64(t.size(4, 6))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (t *trial) tcp() error {
-	for _, k := range []int{5, 10} {
-		if err := t.steady(fmt.Sprintf("TCP %dk lives/s", k), "tcp", 1000*k, float64(t.size(4, 6))); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 

@@ -120,11 +120,23 @@ func (f *figure) median(system string) (v float64, ok bool) {
 	return s[len(s)/2], true
 }
 
-// ratio is ours to conntrackd's.
+// ratio is the system's to conntrackd's: the median of the ratios of the runs, whose
+// loads followed each other. Where a run failed the medians are compared.
 func (f *figure) ratio(system string) (v float64, ok bool) {
-	a, okA := f.median(system)
-	b, okB := f.median(conntrackd)
-	return a / b, okA && okB && b != 0
+	mine, theirs := f.Values[system], f.Values[conntrackd]
+	if len(mine) != len(theirs) {
+		a, okA := f.median(system)
+		b, okB := f.median(conntrackd)
+		return a / b, okA && okB && b != 0
+	}
+	var of []float64
+	for i := range mine {
+		if theirs[i] == 0 {
+			return 0, false
+		}
+		of = append(of, mine[i]/theirs[i])
+	}
+	return (&figure{Values: map[string][]float64{system: of}}).median(system)
 }
 
 // write prints the table and leaves the figures in files.
