@@ -62,5 +62,5 @@ func (t *Table) discount(r Ref) {
 
 // Live reports whether the Ref names an entry now, whose key's check is this one.
 func (t *Table) Live(r Ref, check uint16) bool {
-	return r != 0 && r < t.next && t.at(r).has&flagUsed != 0 && proof.CheckOfHash(t.keyHash(r)) == check
+	return t.used(r) && proof.CheckOfHash(t.keyHash(r)) == check
 }

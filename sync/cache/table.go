@@ -80,6 +80,9 @@ func (t *Table) at(r Ref) *record {
 	return &t.chunks[r>>chunkBits][r&(chunkLen-1)]
 }
 
+// used reports whether the Ref names an entry now.
+func (t *Table) used(r Ref) bool { return r != 0 && r < t.next && t.at(r).has&flagUsed != 0 }
+
 // Find returns the entry with this key, 0 if there is none.
 func (t *Table) Find(k *flow.Key) Ref {
 	ends, ports, ok := narrow(k)
@@ -119,7 +122,7 @@ func (t *Table) Prefetch(r Ref) {
 
 // PrefetchDelete reads the index where the entry stands in it, before it is deleted.
 func (t *Table) PrefetchDelete(r Ref) {
-	if r != 0 && r < t.next && t.at(r).has&flagUsed != 0 {
+	if t.used(r) {
 		var k flow.Key
 		t.keyOf(t.at(r), &k)
 		t.PrefetchKey(&k)

@@ -42,7 +42,9 @@ func (e *Engine) onFrame(now time.Time, from netip.Addr, f *wire.Frame) {
 	}
 	for b := f.Body; ; {
 		n, rest, err := o.decode(b)
-		e.prefetch(l, o.msgs[:n])
+		if accept {
+			e.prefetch(l, o.msgs[:n])
+		}
 		for i := range n {
 			e.onNative(now, p, l, &o.msgs[i], accept)
 		}
