@@ -22,7 +22,7 @@ func hasPrefix(words, prefix []string) bool {
 }
 
 // apply changes the tree. What lies outside it is skipped, but for the names
-// of the sync groups.
+// of the sync groups and what only a typing error has put there.
 func (l *loader) apply(s statement) {
 	switch {
 	case hasPrefix(s.words, ours):
@@ -33,6 +33,17 @@ func (l *loader) apply(s statement) {
 		l.root = newRoot()
 	case s.remove && hasPrefix(syncGroups, s.words):
 		clear(l.groups)
+	default:
+		l.checkStray(s)
+	}
+}
+
+// checkStray finds what was meant for our tree: a typing error before conntrack-sync
+// would else be taken for somebody else's configuration.
+func (l *loader) checkStray(s statement) {
+	i := slices.Index(s.words, ours[1])
+	if i >= 0 && i <= len(ours) && i+1 < len(s.words) && rowOf[s.words[i+1]] != nil {
+		l.problem(s.at, "", "Configuration path: ["+shown(strings.Join(s.words[:i+1], " "))+"] is not valid, want "+strings.Join(ours, " "))
 	}
 }
 

@@ -52,6 +52,14 @@ func TestBadInputs(t *testing.T) {
 		{"19 block", "service {\n conntrack-sync {\n interface eth0 {\n}\n}\n", []string{"a.conf:1: unclosed {"}},
 		{"19 comment", "service {\n}\n/* what", []string{"a.conf:3: unclosed comment"}},
 		{"19 set form", lines("disable-syslog", "interface 'eth0"), []string{"a.conf:2: unclosed quote"}},
+		{"misspelt", "set servce conntrack-sync interface eth0\nset conntrack-sync startup-resync\ndelete sevice conntrack-sync interface eth0\n", []string{
+			"a.conf:1: Configuration path: [servce conntrack-sync] is not valid, want service conntrack-sync",
+			"a.conf:2: Configuration path: [conntrack-sync] is not valid, want service conntrack-sync",
+			"a.conf:3: Configuration path: [sevice conntrack-sync] is not valid, want service conntrack-sync"}},
+		{"misspelt set", "ste service conntrack-sync interface eth0\n", []string{
+			"a.conf:1: Configuration path: [ste service conntrack-sync] is not valid, want service conntrack-sync"}},
+		{"misspelt block", "services {\n conntrack-sync {\n interface eth0 {\n}\n}\n}\n", []string{
+			"a.conf:3: Configuration path: [services conntrack-sync] is not valid, want service conntrack-sync"}},
 		{"20", lines("purge-timeout 0", "purge-timeout 2147483648"), []string{
 			at1 + " purge-timeout: purge-timeout must be in range 1 to 2147483647",
 			"a.conf:2: service conntrack-sync purge-timeout: purge-timeout must be in range 1 to 2147483647"}},
@@ -164,6 +172,7 @@ func TestWarnings(t *testing.T) {
 func TestNotConfigured(t *testing.T) {
 	for _, text := range []string{
 		"", "# nothing\n", "service {\n conntrack-sync {\n }\n}\n", "set system host-name 'r1'\n",
+		"set system host-name conntrack-sync\nset system login user conntrack-sync authentication\nset high-availability vrrp sync-group conntrack-sync interface\n",
 		"set service conntrack-sync\n",
 		lines("interface eth0", "delete service conntrack-sync"),
 		lines("interface eth0", "delete service"),
