@@ -345,3 +345,34 @@ func TestAnEarlierLife(t *testing.T) {
 		t.Error("one that goes on is another node with the same address, and is kept out for ever")
 	}
 }
+
+// BenchmarkSession is a datagram of forty messages: booked, taken at the other end,
+// reported from time to time, and one of twenty lost and asked for again.
+func BenchmarkSession(b *testing.B) {
+	for name, lost := range map[string]int{"whole": 0, "lossy": 20} {
+		b.Run(name, func(b *testing.B) {
+			now := time.Unix(1000, 0)
+			a, z := New(1, 1), New(2, 1)
+			z.Receive(now, &wire.Frame{Sender: 1})
+			a.Receive(now, &wire.Frame{Sender: 2})
+			items := make([]Item, 40)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				now = now.Add(time.Millisecond)
+				f := wire.Frame{Seq: a.Next(), Sender: 1, Flags: wire.FlagContent}
+				a.Sent(now, items)
+				if lost == 0 || i%lost != 0 {
+					z.Receive(now, &f)
+				}
+				z.Due(now, false, func(r *wire.Report) {
+					a.Receive(now, &wire.Frame{Seq: z.Next(), Sender: 2})
+					z.Sent(now, nil)
+					a.Reported(now, a.Peer(2), r)
+				})
+			}
+			if lost == 0 && a.Held() > 40*2*reportEvery {
+				b.Fatalf("%d messages are held", a.Held())
+			}
+		})
+	}
+}
