@@ -170,7 +170,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		var fl flow.Flow
-		_ = newDecoder().flow(b[0], b[nfHeaderLen:], &fl)
+		_ = new(decoder).flow(b[0], b[nfHeaderLen:], &fl)
 		for rest, ok := b, true; ok; {
 			_, rest, ok = nextMessage(rest)
 		}
@@ -189,12 +189,12 @@ func FuzzDecodeExpect(f *testing.F) {
 			return
 		}
 		var x flow.Expect
-		_ = newDecoder().expect(b[0], b[nfHeaderLen:], &x)
+		_ = new(decoder).expect(b[0], b[nfHeaderLen:], &x)
 	})
 }
 
 func TestDecodeAllocatesNothing(t *testing.T) {
-	d, msgs := newDecoder(), encoded()
+	d, msgs := new(decoder), encoded()
 	var f flow.Flow
 	n := testing.AllocsPerRun(100, func() {
 		for _, m := range msgs {
@@ -217,7 +217,7 @@ func TestEventsOfFlowsAllocateNothing(t *testing.T) {
 	f := variety()[0]
 	e = encoder{}
 	e.create(1, &f, true)
-	l := &listener{d: newDecoder(), batch: make([]flow.Event, 0, 1)}
+	l := &listener{d: new(decoder), batch: make([]flow.Event, 0, 1)}
 	l.add(&expect)
 	if ev := l.batch[0]; ev.Type != flow.EventNew || ev.Expect == nil || ev.Expect.Key() != expectations()[0].Key() {
 		t.Fatalf("%+v", ev)
@@ -233,7 +233,7 @@ func TestEventsOfFlowsAllocateNothing(t *testing.T) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	d, m := newDecoder(), encoded()[0]
+	d, m := new(decoder), encoded()[0]
 	var f flow.Flow
 	b.ReportAllocs()
 	for b.Loop() {

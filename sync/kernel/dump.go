@@ -61,7 +61,7 @@ func dumpTable[T any](ctx context.Context, sub uint16, filter []byte, wanted fun
 	if err != nil {
 		return err
 	}
-	d := dumper[T]{r: r, d: newDecoder(), wanted: wanted, decode: decode, batch: make([]T, 0, dumpBatch), fn: fn}
+	d := dumper[T]{r: r, d: new(decoder), wanted: wanted, decode: decode, batch: make([]T, 0, dumpBatch), fn: fn}
 	for {
 		done, err := d.read()
 		if err != nil {

@@ -35,7 +35,7 @@ func (c *Conn) Events(ctx context.Context, fn func(batch []flow.Event, err error
 		return err
 	}
 	defer interrupt(ctx, c.events.gate)()
-	l := &listener{conn: c, r: r, d: newDecoder(), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid, pace: eventPace}
+	l := &listener{conn: c, r: r, d: new(decoder), batch: make([]flow.Event, 0, eventBatch), own: c.apply.pid, pace: eventPace}
 	for {
 		if err := l.wait(); err != nil {
 			return cause(ctx, fmt.Errorf("wait for conntrack events: %w", err))

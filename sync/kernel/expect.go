@@ -7,54 +7,60 @@ import "github.com/conntrack-sync/conntrack-sync/sync/flow"
 // the zone out; it is its master's.
 func (d *decoder) expect(family uint8, attrs []byte, x *flow.Expect) error {
 	*x = flow.Expect{}
-	d.x, d.bad = x, false
+	d.bad = false
 	x.Tuple.Family, x.Mask.Family = flow.Family(family), flow.Family(family)
-	d.nest(attrs, d.onExpect)
+	d.expectTop(x, attrs)
 	if d.bad || x.Tuple.Proto == 0 && x.Tuple.Dst == [16]byte{} {
 		return errMalformed
 	}
 	return nil
 }
 
-func (d *decoder) expectAttr(typ uint16, v []byte) {
-	x := d.x
-	switch typ {
-	case expTuple:
-		d.decodeTuple(&x.Tuple, v)
-	case expMask:
-		d.decodeTuple(&x.Mask, v)
-	case expMaster:
-		x.Master.Family = x.Tuple.Family
-		d.decodeTuple(&x.Master, v)
-	case expNAT:
-		x.NAT.Family = x.Tuple.Family
-		d.nest(v, d.onExpectNAT)
-	case expZone:
-		x.Zone = d.u16(v)
-	case expTimeout:
-		x.Timeout, x.Has = d.u32(v), x.Has|flow.ExpectHasTimeout
-	case expFlags:
-		x.Flags, x.Has = d.u32(v), x.Has|flow.ExpectHasFlags
-	case expClass:
-		x.Class, x.Has = d.u32(v), x.Has|flow.ExpectHasClass
-	case expHelper:
-		x.Helper = flow.HelperName{}
-		copy(x.Helper[:len(x.Helper)-1], v)
-		x.Has |= flow.ExpectHasHelper
-	case expFunction:
-		x.Function = [len(x.Function)]byte{}
-		copy(x.Function[:len(x.Function)-1], v)
-		x.Has |= flow.ExpectHasFunction
+func (d *decoder) expectTop(x *flow.Expect, b []byte) {
+	var typ uint16
+	var v []byte
+	for len(b) >= 4 {
+		switch typ, v, b = d.next(b); typ {
+		case expTuple:
+			d.tuple(&x.Tuple, v)
+		case expMask:
+			d.tuple(&x.Mask, v)
+		case expMaster:
+			x.Master.Family = x.Tuple.Family
+			d.tuple(&x.Master, v)
+		case expNAT:
+			x.NAT.Family = x.Tuple.Family
+			d.expectNAT(x, v)
+		case expZone:
+			x.Zone = d.u16(v)
+		case expTimeout:
+			x.Timeout, x.Has = d.u32(v), x.Has|flow.ExpectHasTimeout
+		case expFlags:
+			x.Flags, x.Has = d.u32(v), x.Has|flow.ExpectHasFlags
+		case expClass:
+			x.Class, x.Has = d.u32(v), x.Has|flow.ExpectHasClass
+		case expHelper:
+			x.Helper = flow.HelperName{}
+			copy(x.Helper[:len(x.Helper)-1], v)
+			x.Has |= flow.ExpectHasHelper
+		case expFunction:
+			x.Function = [len(x.Function)]byte{}
+			copy(x.Function[:len(x.Function)-1], v)
+			x.Has |= flow.ExpectHasFunction
+		}
 	}
 }
 
-func (d *decoder) expectNAT(typ uint16, v []byte) {
-	x := d.x
-	switch typ {
-	case expNATDir:
-		x.NATDir, x.Has = d.u32(v), x.Has|flow.ExpectHasNATDir
-	case expNATTuple:
-		d.decodeTuple(&x.NAT, v)
-		x.Has |= flow.ExpectHasNATAddr | flow.ExpectHasNATProto | flow.ExpectHasNATPort
+func (d *decoder) expectNAT(x *flow.Expect, b []byte) {
+	var typ uint16
+	var v []byte
+	for len(b) >= 4 {
+		switch typ, v, b = d.next(b); typ {
+		case expNATDir:
+			x.NATDir, x.Has = d.u32(v), x.Has|flow.ExpectHasNATDir
+		case expNATTuple:
+			d.tuple(&x.NAT, v)
+			x.Has |= flow.ExpectHasNATAddr | flow.ExpectHasNATProto | flow.ExpectHasNATPort
+		}
 	}
 }

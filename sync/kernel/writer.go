@@ -44,7 +44,7 @@ func newWriter() (*writer, error) {
 	if err != nil {
 		return nil, errors.Join(err, nl.Close())
 	}
-	return &writer{nl: nl, r: r, d: newDecoder(), pid: nl.PID(), seq: 1}, nil
+	return &writer{nl: nl, r: r, d: new(decoder), pid: nl.PID(), seq: 1}, nil
 }
 
 func (w *writer) close() error { return w.nl.Close() }
