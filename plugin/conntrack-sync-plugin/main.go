@@ -16,6 +16,7 @@ import (
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
 	"github.com/conntrack-sync/conntrack-sync/sync/engine"
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 	"github.com/conntrack-sync/conntrack-sync/sync/groups"
 	"github.com/conntrack-sync/conntrack-sync/sync/guard"
 	"github.com/conntrack-sync/conntrack-sync/sync/kernel"
@@ -47,6 +48,7 @@ func main() {
 		InterfaceAddrs: interfaceAddrs,
 		Release:        version,
 		Log:            log,
+		Every:          gather.Every,
 	}, contract.GroupOf)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)

@@ -111,6 +111,9 @@ type Options struct {
 	Release        string           // of this software, told to peers
 	Log            *slog.Logger     // nil discards
 	Now            func() time.Time // nil: time.Now
+	// Every calls fn with pauses of d until ctx ends, on the real clock; nil: as
+	// time.Ticker does.
+	Every func(ctx context.Context, d time.Duration, fn func()) error
 }
 
 // Engine is one node's replication. Make one with New; it does nothing until
@@ -195,6 +198,9 @@ func New(opt Options) *Engine {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
+	if opt.Every == nil {
+		opt.Every = every
+	}
 	if opt.InterfaceAddrs == nil {
 		opt.InterfaceAddrs = func(string) []netip.Addr { return nil }
 	}
@@ -232,15 +238,21 @@ func (e *Engine) spawn(ctx context.Context, what string, fn func(context.Context
 const tickEvery = 100 * time.Millisecond
 
 func (e *Engine) tickLoop(ctx context.Context) error {
-	t := time.NewTicker(tickEvery)
+	return e.opt.Every(ctx, tickEvery, func() {
+		e.tick()
+		e.keepGuard()
+	})
+}
+
+func every(ctx context.Context, d time.Duration, fn func()) error {
+	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
-			e.tick()
-			e.keepGuard()
+			fn()
 		}
 	}
 }

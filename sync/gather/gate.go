@@ -23,20 +23,20 @@ type Gate struct {
 	sock  syscall.RawConn
 	epoll *os.File
 	poll  syscall.RawConn
-	timer *os.File // a timer descriptor: the runtime's timers wake twice
-	tick  syscall.RawConn
+	timer *Timer
 
-	// What system calls read and write; here, since a stack may move.
-	spec unix.ItimerSpec
-	left [8]byte
-	ev   unix.EpollEvent
+	ev unix.EpollEvent // what a system call writes; here, since a stack may move
 }
 
 // Open makes a gate for a socket, which stays the caller's and must be closed after
 // the gate.
 func Open(sock syscall.RawConn) (*Gate, error) {
-	g := &Gate{sock: sock}
-	if err := errors.Join(g.openEpoll(), g.openTimer()); err != nil {
+	timer, err := NewTimer()
+	if err != nil {
+		return nil, err
+	}
+	g := &Gate{sock: sock, timer: timer}
+	if err := g.openEpoll(); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
@@ -58,25 +58,13 @@ func (g *Gate) openEpoll() error {
 	return err
 }
 
-func (g *Gate) openTimer() error {
-	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("make a timer: %w", err)
-	}
-	g.timer = os.NewFile(uintptr(fd), "gate timer")
-	g.tick, err = g.timer.SyscallConn()
-	return err
-}
-
 // Close ends Wait and Sleep with an error.
 func (g *Gate) Close() error {
-	var errs []error
-	for _, f := range []*os.File{g.timer, g.epoll} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	err := g.timer.Close()
+	if g.epoll != nil {
+		err = errors.Join(err, g.epoll.Close())
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // SetReadDeadline ends Wait and Sleep at that time.
@@ -86,15 +74,8 @@ func (g *Gate) SetReadDeadline(t time.Time) error {
 
 var armed = unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
 
-// quick makes a system call that never waits, without telling the scheduler: that
-// would wake its monitor thread each time the process had been idle, which costs
-// more than the call.
-func quick(call, a, b, c, d uintptr) error {
-	if _, _, e := unix.RawSyscall6(call, a, b, c, d, 0, 0); e != 0 {
-		return e
-	}
-	return nil
-}
+// Sleep waits for d, whatever arrives.
+func (g *Gate) Sleep(d time.Duration) error { return g.timer.Sleep(d) }
 
 // Wait returns when there is something to read.
 func (g *Gate) Wait() error {
@@ -116,22 +97,6 @@ func (g *Gate) Wait() error {
 		return perr != nil || e == 0 && n > 0
 	})
 	return errors.Join(err, perr)
-}
-
-// Sleep waits for d, whatever arrives.
-func (g *Gate) Sleep(d time.Duration) error {
-	g.spec.Value = unix.NsecToTimespec(d.Nanoseconds())
-	var serr error
-	set := false
-	err := g.tick.Read(func(fd uintptr) bool {
-		if !set {
-			serr, set = quick(unix.SYS_TIMERFD_SETTIME, fd, 0, uintptr(unsafe.Pointer(&g.spec)), 0), true
-			return serr != nil
-		}
-		rerr := quick(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&g.left)), uintptr(len(g.left)), 0)
-		return rerr != unix.EAGAIN && rerr != unix.EINTR
-	})
-	return errors.Join(err, serr)
 }
 
 func onFile(c syscall.RawConn, fn func(fd int) error) error {

@@ -221,7 +221,7 @@ func (b *Bundle) watch(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = nl.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	b.wg.Go(func() { notice(ctx, nl, changed) })
-	every := time.NewTicker(examineEvery)
+	every := time.NewTicker(examineEvery) // the runtime's, which keeps its monitor awake: see gather.Timer
 	defer every.Stop()
 	for n := 1; ; n++ {
 		all := n%examineRest == 0
