@@ -38,13 +38,27 @@ func (l *loader) apply(s statement) {
 	}
 }
 
-// checkStray finds what was meant for our tree: a typing error before conntrack-sync
+// checkStray finds what was meant for our tree: a typing error in its name or before it
 // would else be taken for somebody else's configuration.
 func (l *loader) checkStray(s statement) {
-	i := slices.Index(s.words, ours[1])
+	i := slices.IndexFunc(s.words, func(w string) bool { return misspelt(w, ours[1]) })
 	if i >= 0 && i <= len(ours) && i+1 < len(s.words) && rowOf[s.words[i+1]] != nil {
 		l.problem(s.at, "", "Configuration path: ["+shown(strings.Join(s.words[:i+1], " "))+"] is not valid, want "+strings.Join(ours, " "))
 	}
+}
+
+// misspelt reports whether w is name, or differs from it in one place by no more than
+// three letters: some missing, doubled, wrong, or the wrong way round.
+func misspelt(w, name string) bool {
+	n := 0
+	for n < min(len(w), len(name)) && w[n] == name[n] {
+		n++
+	}
+	w, name = w[n:], name[n:]
+	for w != "" && name != "" && w[len(w)-1] == name[len(name)-1] {
+		w, name = w[:len(w)-1], name[:len(name)-1]
+	}
+	return max(len(w), len(name)) <= 3
 }
 
 // applyGroup: a group is defined by any line that names it and goes with its

@@ -60,6 +60,11 @@ func TestBadInputs(t *testing.T) {
 			"a.conf:1: Configuration path: [ste service conntrack-sync] is not valid, want service conntrack-sync"}},
 		{"misspelt block", "services {\n conntrack-sync {\n interface eth0 {\n}\n}\n}\n", []string{
 			"a.conf:3: Configuration path: [services conntrack-sync] is not valid, want service conntrack-sync"}},
+		{"misspelt name", "set service contrack-sync interface eth0\nset service conntrack_sync interface eth0\nset service conntrack-snyc startup-resync\n" +
+			"set system conntrack table-size 1024\nset service conntrack-other interface eth0\nset service dhcp-relay interface eth0\n", []string{
+			"a.conf:1: Configuration path: [service contrack-sync] is not valid, want service conntrack-sync",
+			"a.conf:2: Configuration path: [service conntrack_sync] is not valid, want service conntrack-sync",
+			"a.conf:3: Configuration path: [service conntrack-snyc] is not valid, want service conntrack-sync"}},
 		{"20", lines("purge-timeout 0", "purge-timeout 2147483648"), []string{
 			at1 + " purge-timeout: purge-timeout must be in range 1 to 2147483647",
 			"a.conf:2: service conntrack-sync purge-timeout: purge-timeout must be in range 1 to 2147483647"}},
