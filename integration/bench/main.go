@@ -141,5 +141,8 @@ func measure(p *plan, r *results, part string, do step, system string) (err erro
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	t := &trial{plan: p, bed: b, results: r, part: part, system: system}
-	return do(t)
+	share := stealing()
+	err = do(t)
+	r.robbed(part, system, share())
+	return err
 }

@@ -10,7 +10,8 @@ import (
 // markdown is the table of medians and ratios, and the comparison of the tables.
 func (r *results) markdown() string {
 	b := &strings.Builder{}
-	fmt.Fprintf(b, "%s, `%s`, %s; %s. Medians of %s; the ratio is the median of the runs' ratios.\n\n", r.At, r.Command, r.Machine, strings.Join(r.Versions, ", "), runs(r.plan.repeat))
+	fmt.Fprintf(b, "%s, `%s`, %s; %s. Medians of %s; the ratio is the median of the runs' ratios.%s\n\n",
+		r.At, r.Command, r.Machine, strings.Join(r.Versions, ", "), runs(r.plan.repeat), r.theft())
 	fmt.Fprintln(b, "| figure | unit | conntrackd | floor | ours | ours / conntrackd |\n|---|---|---|---|---|---|")
 	for _, f := range r.Figures {
 		fmt.Fprintf(b, "| %s | %s |", f.Name, f.Unit)

@@ -23,6 +23,17 @@ type results struct {
 	Versions []string  `json:"versions"`
 	Figures  []*figure `json:"figures"`
 	Tables   []*table  `json:"tables"`
+
+	// Stolen is the share of the CPUs' time that the machine's host gave to others, of
+	// each measurement in its order.
+	Stolen []stolen `json:"stolen"`
+}
+
+// stolen is one of them.
+type stolen struct {
+	Part   string  `json:"part"`
+	System string  `json:"system"`
+	Share  float64 `json:"share"`
 }
 
 // figure is one measured thing, each run's value of each system.
