@@ -6,12 +6,19 @@ import (
 )
 
 // Prove makes the table keep a digest of its entries from now on; it must be
-// empty. It costs two hashes an insertion or change.
-func (t *Table) Prove() { t.digest = &proof.Digest{} }
+// empty. It costs two hashes an entry that was inserted or changed, however often,
+// since the digest was read.
+func (t *Table) Prove() {
+	t.digest = &proof.Digest{}
+	t.uncounted = make([]Ref, 0, uncountedMost)
+}
 
 // Digest is the digest of the entries, nil without Prove. It is the table's own:
 // read it before the next change.
-func (t *Table) Digest() *proof.Digest { return t.digest }
+func (t *Table) Digest() *proof.Digest {
+	t.settle()
+	return t.digest
+}
 
 // Bucket is the bucket of an entry.
 func (t *Table) Bucket(r Ref) uint16 { return proof.BucketOf(t.keyHash(r)) }
@@ -47,17 +54,41 @@ func (t *Table) proofHash(r Ref) uint64 {
 	return proof.StateHash(t.keyHash(r), &reply, rec.status, rec.mark, rec.tcp.State)
 }
 
-// count and discount keep the digest.
+// uncountedMost bounds how many entries are counted at once: some tenths of a
+// millisecond. It holds what changes while a short TCP flow lives, some tenths of a
+// second at 10,000 flows a second.
+const uncountedMost = 4096
+
+// count has the digest count the entry as it is when the digest is read, and discount,
+// which goes before a change, takes it out as it was. What changes several times in
+// between, or ends, is not counted each time.
 func (t *Table) count(r Ref) {
-	if t.digest != nil {
-		t.digest.Add(t.keyHash(r), t.proofHash(r))
+	if t.digest == nil || t.at(r).has&flagUncounted != 0 {
+		return
 	}
+	if len(t.uncounted) == uncountedMost {
+		t.settle()
+	}
+	t.at(r).has |= flagUncounted
+	t.uncounted = append(t.uncounted, r)
 }
 
 func (t *Table) discount(r Ref) {
-	if t.digest != nil {
+	if t.digest != nil && t.at(r).has&flagUncounted == 0 {
 		t.digest.Remove(t.keyHash(r), t.proofHash(r))
 	}
+}
+
+// settle counts what waits for it. A Ref may stand there for an entry that has been
+// deleted, and twice if another got it since.
+func (t *Table) settle() {
+	for _, r := range t.uncounted {
+		if t.used(r) && t.at(r).has&flagUncounted != 0 {
+			t.at(r).has &^= flagUncounted
+			t.digest.Add(t.keyHash(r), t.proofHash(r))
+		}
+	}
+	t.uncounted = t.uncounted[:0]
 }
 
 // Live reports whether the Ref names an entry now, whose key's check is this one.

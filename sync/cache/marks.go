@@ -139,7 +139,7 @@ func (t *Table) Soil(r Ref) {
 // as a table of their own.
 func (t *Table) Detach() *Table {
 	old := *t
-	old.digest = nil
+	old.digest, old.uncounted = nil, nil
 	t.Clear()
 	return &old
 }

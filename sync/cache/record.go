@@ -28,8 +28,9 @@ const (
 	flagKnown
 	flagEnded
 	flagWide
-	flagBare // the reply tuple is zero
-	hasMask  = flagUsed - 1
+	flagBare      // the reply tuple is zero
+	flagUncounted // changed since the digest counted it, which does not hold it now
+	hasMask       = flagUsed - 1
 )
 
 // Attributes must not reach into the flags.

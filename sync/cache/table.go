@@ -22,20 +22,21 @@ type Ref uint32
 
 // Table is a set of flows. Make one with New.
 type Table struct {
-	secrets secrets
-	limit   int
-	index   []slot // open addressing, linear probing, power of two
-	chunks  [][]record
-	free    Ref // head of the list of free records, linked by record.extra
-	next    Ref // first record never used
-	gen     uint16
-	dirty   int
-	extras  pool[extra]
-	wides   pool[wide]
-	stats   stats.Cache
-	digest  *proof.Digest // nil: not kept
-	hashed  hashed
-	warm    uint64 // keeps what Prefetch reads from being optimised away
+	secrets   secrets
+	limit     int
+	index     []slot // open addressing, linear probing, power of two
+	chunks    [][]record
+	free      Ref // head of the list of free records, linked by record.extra
+	next      Ref // first record never used
+	gen       uint16
+	dirty     int
+	extras    pool[extra]
+	wides     pool[wide]
+	stats     stats.Cache
+	digest    *proof.Digest // nil: not kept
+	hashed    hashed
+	uncounted []Ref  // what the digest has to count, see settle
+	warm      uint64 // keeps what Prefetch reads from being optimised away
 }
 
 // slot is a place of the index: the key's hash above the entry's Ref, so that a
@@ -66,7 +67,7 @@ func (t *Table) reset() {
 	t.chunks = nil
 	t.free, t.next = 0, 1
 	t.dirty = 0
-	t.hashed = hashed{}
+	t.hashed, t.uncounted = hashed{}, t.uncounted[:0]
 	t.extras, t.wides = pool[extra]{}, pool[wide]{}
 }
 

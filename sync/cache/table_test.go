@@ -270,8 +270,22 @@ func BenchmarkMerge(b *testing.B) {
 	}
 }
 
+// isProved wants the digest of a fresh table with the same entries.
+func isProved(t interface{ Fatalf(string, ...any) }, a *Table) {
+	b := New(0)
+	b.Prove()
+	var f flow.Flow
+	for r := a.First(); r != 0; r = a.Next(r) {
+		a.Load(r, &f)
+		_, _, _ = b.Put(&f, 1)
+	}
+	if *a.Digest() != *b.Digest() {
+		t.Fatalf("%d entries: the digest is another", a.Len())
+	}
+}
+
 // TestTheDigestFollowsTheTable: after any changes it is that of a fresh table
-// with the same entries.
+// with the same entries, whenever it is read.
 func TestTheDigestFollowsTheTable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := New(0)
@@ -301,24 +315,52 @@ func TestTheDigestFollowsTheTable(t *testing.T) {
 					a.Delete(r)
 				}
 			},
-			"": func(t *rapid.T) {
-				b := New(0)
-				b.Prove()
-				var f flow.Flow
-				for r := a.First(); r != 0; r = a.Next(r) {
-					a.Load(r, &f)
-					_, _, _ = b.Put(&f, 1)
-				}
-				if *a.Digest() != *b.Digest() {
-					t.Fatalf("%d entries: the digest is another", a.Len())
+			"read": func(t *rapid.T) { isProved(t, a) },
+			"detach": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "seldom") == 0 {
+					a.Detach()
 				}
 			},
 		})
+		isProved(t, a)
 		a.Clear()
 		if *a.Digest() != (proof.Digest{}) {
 			t.Fatal("emptied, and it has a digest")
 		}
 	})
+}
+
+// TestTheDigestOfManyChanges: more than wait to be counted, of entries that have gone
+// and whose place another has.
+func TestTheDigestOfManyChanges(t *testing.T) {
+	a := New(0)
+	a.Prove()
+	const n = 3*uncountedMost + 100
+	for i := range n {
+		f := udp(i)
+		r, _, _ := a.Put(&f, 1)
+		f.Status = 7
+		a.Merge(r, &f)
+		if i%3 == 0 {
+			a.Delete(r)
+		}
+		if i%5 == 0 {
+			k := f.Key()
+			f = udp(i / 2)
+			if r := a.Find(&k); r != 0 {
+				a.Merge(r, &f)
+			}
+		}
+	}
+	isProved(t, a)
+	for i := range n / 2 {
+		f := udp(i)
+		k := f.Key()
+		if r := a.Find(&k); r != 0 {
+			a.Delete(r)
+		}
+	}
+	isProved(t, a)
 }
 
 // TestContradicts: what events tell of counts, what changes without one does not.
