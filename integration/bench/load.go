@@ -129,7 +129,9 @@ func (g *generator) run() error {
 				return err
 			}
 		}
-		g.out.Arrived, g.out.Taken, g.out.Unseen = g.probe.lags()
+		var err error
+		g.out.Arrived, g.out.Taken, g.out.Unseen, err = g.probe.lags()
+		return err
 	}
 	return nil
 }

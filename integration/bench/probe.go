@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"sync"
 	"time"
 
@@ -16,9 +17,9 @@ type prober struct {
 	taking *taking
 	sent   []int64 // wall clock, by number of the probe
 
-	mu        sync.Mutex
-	seen      map[uint16]arrival
-	datagrams int // that arrived
+	mu       sync.Mutex
+	seen     map[uint16]arrival
+	arrivals []int64 // wall clock, ns, of all datagrams
 }
 
 type arrival struct {
@@ -80,7 +81,7 @@ func (p *prober) sniff(fd int) {
 		}
 		at := stamp(oob[:k])
 		p.mu.Lock()
-		p.datagrams++
+		p.arrivals = append(p.arrivals, at)
 		for d := b[:n]; ; {
 			i := bytes.Index(d, probeAddr[:])
 			if i < 0 {
@@ -88,7 +89,7 @@ func (p *prober) sniff(fd int) {
 			}
 			if i >= 4 && d[i-4] == 10 && d[i-3] == 200 {
 				if num := be.Uint16(d[i-2:]); p.seen[num].no == 0 {
-					p.seen[num] = arrival{at, p.datagrams}
+					p.seen[num] = arrival{at, len(p.arrivals)}
 				}
 			}
 			d = d[i+4:]
@@ -115,9 +116,16 @@ func stamp(oob []byte) int64 {
 	return time.Now().UnixNano()
 }
 
-func (p *prober) lags() (arrived, taken []float64, unseen int) {
+// lags is for after the load, when what arrived in its course has been sniffed. Times
+// are in ms.
+func (p *prober) lags() (arrived, taken []float64, unseen int, err error) {
+	time.Sleep(2 * sniffEvery)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	more, ok := p.taking.offset(p.arrivals)
+	if !ok {
+		return nil, nil, 0, errors.New("the sync link was never quiet: nobody knows which datagrams were taken")
+	}
 	for i, at := range p.sent {
 		seen := p.seen[uint16(i)]
 		if seen.no == 0 {
@@ -125,9 +133,9 @@ func (p *prober) lags() (arrived, taken []float64, unseen int) {
 			continue
 		}
 		arrived = append(arrived, float64(seen.at-at)/1e6)
-		if t := p.taking.when(seen.no, p.datagrams, seen.at); t != 0 {
+		if t := p.taking.when(seen.no+more, seen.at); t != 0 {
 			taken = append(taken, float64(t-at)/1e6)
 		}
 	}
-	return arrived, taken, unseen
+	return arrived, taken, unseen, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"time"
@@ -64,14 +65,29 @@ func (t *taking) count() (int, error) {
 	return sum, nil
 }
 
-// when the datagram was taken that arrived as number n, from 1 on, at a time: in the
-// middle of the two looks in between. 0: it was not. all is how many arrived; in the end
-// all of them were taken.
-func (t *taking) when(n, all int, arrived int64) int64 {
-	if len(t.looks) == 0 {
-		return 0
+// quiet is how long nothing must have arrived for nothing to be on its way.
+const quiet = 50 * time.Millisecond
+
+// offset is how many more datagrams the kernel counts than arrived here, told by the
+// last look that found the link quiet; that of another moment counts what just arrived
+// on one side alone, and all lags are wrong by the time between two datagrams. ok is
+// false when there was none.
+func (t *taking) offset(arrivals []int64) (n int, ok bool) {
+	i := len(arrivals)
+	for _, l := range slices.Backward(t.looks) {
+		for i > 0 && arrivals[i-1] > l.at {
+			i--
+		}
+		if i == 0 || l.at-arrivals[i-1] >= quiet.Nanoseconds() {
+			return l.taken - i, true
+		}
 	}
-	n += t.looks[len(t.looks)-1].taken - all
+	return 0, false
+}
+
+// when the datagram was taken that the kernel counts as number n and that arrived at a
+// time: in the middle of the two looks in between. 0: it was not.
+func (t *taking) when(n int, arrived int64) int64 {
 	i := sort.Search(len(t.looks), func(i int) bool { return t.looks[i].taken >= n && t.looks[i].at >= arrived })
 	if i == len(t.looks) {
 		return 0
