@@ -6,8 +6,8 @@ import (
 )
 
 // TestTaken: a datagram arrives every 8 ms and is taken 0.1 ms later; looks are 1 ms
-// apart. Whatever arrives about the end, each is found to be
-// taken within a look of when it was.
+// apart. Whatever arrives about the end, each is found to be taken within a look of
+// when it was.
 func TestTaken(t *testing.T) {
 	const ms = int64(time.Millisecond)
 	const others = 7 // datagrams before the first look

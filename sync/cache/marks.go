@@ -103,7 +103,7 @@ func (t *Table) Carries(r Ref) bool {
 }
 
 // Used reports whether the Ref names an entry now; it may be a later one's.
-func (t *Table) Used(r Ref) bool { return r != 0 && r < t.next && t.at(r).has&flagUsed != 0 }
+func (t *Table) Used(r Ref) bool { return t.used(r) }
 
 // Timeout is the last timeout that was merged, in seconds.
 func (t *Table) Timeout(r Ref) uint32 { return t.at(r).timeout }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
+	"iter"
 
 	"github.com/conntrack-sync/conntrack-sync/sync/flow"
 )
@@ -19,28 +20,31 @@ const (
 	nfHeaderLen = 4  // struct nfgenmsg
 )
 
-// none is the type of what cannot be an attribute; no attribute has it.
-const none = 0xffff
-
-// decoder reads one flow or expectation after the other. It has a loop for
-// each kind of nest: calls through function values, attribute by attribute,
-// were more than half of the cost of reading an event.
+// decoder reads one flow or expectation after the other.
 type decoder struct {
 	bad  bool  // something was malformed
 	adjs uint8 // directions whose sequence adjustment was read: 1 original, 2 reply
 }
 
-// next splits the first attribute off b, which has at least the four bytes of
-// its header. The type is without its flag bits. One whose length cannot be is
-// bad, of type none, with nothing behind it. What v has too little of for its
-// type the reader must check.
-func (d *decoder) next(b []byte) (typ uint16, v, rest []byte) {
-	n := int(ne.Uint16(b))
-	if n < 4 || n > len(b) {
-		d.bad = true
-		return none, nil, nil
+// attrs are the attributes of a nest, to be ranged over where they are read, which
+// compiles to a plain loop: calls through function values, attribute by attribute, were
+// half of the cost of reading an event. Types are without the flag bits. It ends at one
+// whose length cannot be, which is bad. What v has too little of for its type the reader
+// must check.
+func (d *decoder) attrs(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(typ uint16, v []byte) bool) {
+		for len(b) >= 4 {
+			n := int(ne.Uint16(b))
+			if n < 4 || n > len(b) {
+				d.bad = true
+				return
+			}
+			if !yield(ne.Uint16(b[2:])&maskNL, b[4:n]) {
+				return
+			}
+			b = b[min((n+3)&^3, len(b)):]
+		}
 	}
-	return ne.Uint16(b[2:]) & maskNL, b[4:n], b[min((n+3)&^3, len(b)):]
 }
 
 // flow decodes the attributes behind an nfgenmsg of this family into f, which
@@ -94,10 +98,8 @@ func (d *decoder) u8(v []byte) uint8 {
 }
 
 func (d *decoder) top(f *flow.Flow, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case ctaTupleOrig:
 			d.tuple(&f.Orig, v)
 		case ctaTupleReply:
@@ -155,10 +157,8 @@ func (d *decoder) rare(f *flow.Flow, typ uint16, v []byte) {
 }
 
 func (d *decoder) tuple(t *flow.Tuple, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case tupleIP:
 			d.ip(t, v)
 		case tupleProto:
@@ -168,10 +168,8 @@ func (d *decoder) tuple(t *flow.Tuple, b []byte) {
 }
 
 func (d *decoder) ip(t *flow.Tuple, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case ipV4Src:
 			d.addr(&t.Src, v, 4)
 		case ipV4Dst:
@@ -193,12 +191,11 @@ func (d *decoder) addr(a *[16]byte, v []byte, n int) {
 }
 
 func (d *decoder) proto(t *flow.Tuple, b []byte) {
-	var typ, id uint16
+	var id uint16
 	var icmpType, icmpCode uint8
 	var icmp bool
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case protoNum:
 			t.Proto = d.u8(v)
 		case protoSrcPort:
@@ -219,10 +216,8 @@ func (d *decoder) proto(t *flow.Tuple, b []byte) {
 }
 
 func (d *decoder) info(f *flow.Flow, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case infoTCP:
 			d.tcp(f, v)
 		case infoSCTP:
@@ -239,10 +234,8 @@ func (d *decoder) info(f *flow.Flow, b []byte) {
 // only the flag tells.
 func (d *decoder) tcp(f *flow.Flow, b []byte) {
 	t := &f.TCP
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case tcpState:
 			t.State, f.Has = d.u8(v), f.Has|flow.HasTCPState
 		case tcpWScaleOrig:
@@ -264,10 +257,8 @@ func (d *decoder) tcp(f *flow.Flow, b []byte) {
 }
 
 func (d *decoder) sctp(s *flow.SCTP, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case sctpState:
 			s.State = d.u8(v)
 		case sctpVtagOrig:
@@ -279,10 +270,8 @@ func (d *decoder) sctp(s *flow.SCTP, b []byte) {
 }
 
 func (d *decoder) dccp(s *flow.DCCP, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case dccpState:
 			s.State = d.u8(v)
 		case dccpRole:
@@ -292,10 +281,8 @@ func (d *decoder) dccp(s *flow.DCCP, b []byte) {
 }
 
 func (d *decoder) help(f *flow.Flow, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case helpName:
 			f.Helper = flow.HelperName{}
 			copy(f.Helper[:len(f.Helper)-1], v)
@@ -305,10 +292,8 @@ func (d *decoder) help(f *flow.Flow, b []byte) {
 }
 
 func (d *decoder) counters(packets, bytes *uint64, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case countersPackets:
 			*packets = d.u64(v)
 		case countersBytes:
@@ -318,10 +303,8 @@ func (d *decoder) counters(packets, bytes *uint64, b []byte) {
 }
 
 func (d *decoder) seqAdj(a *flow.SeqAdj, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case seqAdjPos:
 			a.Pos = d.u32(v)
 		case seqAdjBefore:
@@ -333,10 +316,8 @@ func (d *decoder) seqAdj(a *flow.SeqAdj, b []byte) {
 }
 
 func (d *decoder) synproxy(s *flow.Synproxy, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case synproxyISN:
 			s.ISN = d.u32(v)
 		case synproxyITS:

@@ -160,6 +160,43 @@ func encoded() (msgs [][]byte) {
 	return msgs
 }
 
+// strewn puts attributes of types that say nothing, and of types nobody knows, before
+// each of b, in nests too.
+func strewn(b []byte) (out []byte) {
+	for len(b) >= 4 {
+		n, typ := int(ne.Uint16(b)), ne.Uint16(b[2:])
+		v := b[4:n]
+		b = b[min((n+3)&^3, len(b)):]
+		if typ&nested != 0 {
+			v = strewn(v)
+		}
+		out = attribute(out, 0, []byte{1, 2, 3})
+		out = attribute(out, maskNL-1, []byte{4, 5, 6, 7})
+		out = attribute(out, typ, v)
+	}
+	return out
+}
+
+func attribute(out []byte, typ uint16, v []byte) []byte {
+	out = ne.AppendUint16(out, uint16(4+len(v)))
+	out = append(ne.AppendUint16(out, typ), v...)
+	return append(out, make([]byte, -len(v)&3)...)
+}
+
+// TestUnknownAttributes: they change nothing, wherever they stand.
+func TestUnknownAttributes(t *testing.T) {
+	for _, m := range encoded() {
+		var want, got flow.Flow
+		if err := new(decoder).flow(m[0], m[nfHeaderLen:], &want); err != nil {
+			t.Fatal(err)
+		}
+		more := strewn(m[nfHeaderLen:])
+		if err := new(decoder).flow(m[0], more, &got); err != nil || got != want {
+			t.Errorf("%v: %d bytes made %d read as\n%+v, want\n%+v", err, len(m), len(more), got, want)
+		}
+	}
+}
+
 // FuzzDecode: whatever stands in a message, decoding ends and panics at nothing.
 func FuzzDecode(f *testing.F) {
 	for _, m := range encoded() {

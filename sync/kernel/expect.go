@@ -17,10 +17,8 @@ func (d *decoder) expect(family uint8, attrs []byte, x *flow.Expect) error {
 }
 
 func (d *decoder) expectTop(x *flow.Expect, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case expTuple:
 			d.tuple(&x.Tuple, v)
 		case expMask:
@@ -52,10 +50,8 @@ func (d *decoder) expectTop(x *flow.Expect, b []byte) {
 }
 
 func (d *decoder) expectNAT(x *flow.Expect, b []byte) {
-	var typ uint16
-	var v []byte
-	for len(b) >= 4 {
-		switch typ, v, b = d.next(b); typ {
+	for typ, v := range d.attrs(b) {
+		switch typ {
 		case expNATDir:
 			x.NATDir, x.Has = d.u32(v), x.Has|flow.ExpectHasNATDir
 		case expNATTuple:
