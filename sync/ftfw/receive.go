@@ -24,9 +24,6 @@ func (s *Session) receive(now time.Time, m *wire.Message) {
 	if m.Flags&wire.FlagHelloBack != 0 {
 		s.greeting = false
 	}
-	if m.Flags&wire.FlagHello != 0 {
-		s.greetBack = true
-	}
 	switch d := s.place(m); d {
 	case restarted:
 		s.restart(now, m)
@@ -47,8 +44,13 @@ func (s *Session) receive(now time.Time, m *wire.Message) {
 	s.suspect = suspicion{}
 	s.heardAt = now
 	s.last = m.Seq
-	if m.Flags&wire.FlagHello == 0 {
-		s.peerDone = true
+	switch hello := m.Flags&wire.FlagHello != 0; {
+	case hello:
+		// A greeting that is not believed has no answer: were it a new life's,
+		// its followers would greet no more and look like old messages.
+		s.greetBack = true
+	case !s.peerDone:
+		s.peerDone, s.doneAt = true, m.Seq
 	}
 	s.process(m)
 }
@@ -86,10 +88,12 @@ func (s *Session) place(m *wire.Message) position {
 	hello := m.Flags&wire.FlagHello != 0
 	switch {
 	case hello && s.peerDone:
-		// It had ended its greeting and greets again: a new life. A message of
-		// its greeting that was overtaken looks the same, but is close behind
-		// and has no followers.
-		if d < 0 && d > -Window {
+		// It had ended its greeting and greets again: a new life. conntrackd
+		// numbers from its clock's seconds, so that of a quiet one starts close
+		// to where the last one was. A message of the greeting that was
+		// overtaken looks the same, but lies before the greeting's end, is
+		// close behind and has no followers.
+		if d < 0 && d > -Window && int32(m.Seq-s.doneAt) < 0 {
 			return far
 		}
 		return restarted

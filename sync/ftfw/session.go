@@ -98,7 +98,8 @@ type Session struct {
 	ackSet   bool
 	ackAt    time.Time // when ackFrom was set
 	window   int
-	peerDone bool // the peer has sent something without HELLO
+	peerDone bool   // the peer has sent something without HELLO
+	doneAt   uint32 // its number, if so
 	heardAt  time.Time
 	suspect  suspicion
 
