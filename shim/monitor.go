@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/conntrack-sync/conntrack-sync/vrrpwatch"
 )
@@ -42,7 +43,7 @@ func (s *Shim) monitor(ctx context.Context) error {
 			s.watchLowered()
 			files.write()
 		}
-		pause := calmEvery
+		pause := gather.Whole(looked, calmEvery)
 		if alarms.doubtful() || s.moves(looked) {
 			pause = lookEvery
 		}

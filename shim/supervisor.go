@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/conntrack-sync/conntrack-sync/plugin/contract"
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 	"github.com/conntrack-sync/conntrack-sync/sync/stats"
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
@@ -175,7 +176,7 @@ func (s *Shim) withdraw() {
 // watchEngine returns nil when the engine has to be stopped, an error when it
 // ended or hangs.
 func (s *Shim) watchEngine(ctx context.Context, p *process) error {
-	t := time.NewTicker(pingEvery)
+	t := time.NewTimer(gather.Whole(time.Now(), pingEvery))
 	defer t.Stop()
 	for {
 		configured, restart := false, false
@@ -195,6 +196,7 @@ func (s *Shim) watchEngine(ctx context.Context, p *process) error {
 			return errors.New("the process is gone")
 		case <-wake:
 		case <-t.C:
+			t.Reset(gather.Whole(time.Now(), pingEvery))
 			if s.answered.Swap(false) {
 				continue // its status took the lock that a ping waits for
 			}

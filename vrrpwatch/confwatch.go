@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"reflect"
 	"time"
+
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 )
 
 // Conf is what a look at keepalived's configuration gave.
@@ -35,7 +37,7 @@ const confEvery = time.Second
 // another than known: once two looks in a row agree, so that a file is not taken
 // in the middle of its change. It returns when ctx ends.
 func WatchConf(ctx context.Context, path string, known Conf, fn func(Conf)) error {
-	t := time.NewTicker(confEvery)
+	t := time.NewTimer(gather.Whole(time.Now(), confEvery))
 	defer t.Stop()
 	last := known
 	for {
@@ -44,6 +46,7 @@ func WatchConf(ctx context.Context, path string, known Conf, fn func(Conf)) erro
 			return ctx.Err()
 		case <-t.C:
 		}
+		t.Reset(gather.Whole(time.Now(), confEvery))
 		now := ReadConf(path)
 		if now.Equal(last) && !now.Equal(known) {
 			known = now

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/conntrack-sync/conntrack-sync/sync/gather"
 	"github.com/fsnotify/fsnotify"
 )
 
@@ -110,7 +111,7 @@ func (w *Watcher) Run(ctx context.Context, fn func(Change)) error {
 
 func (w *Watcher) loop(ctx context.Context, fs *fsnotify.Watcher, lines <-chan []string, fn func(Change)) error {
 	var watched os.FileInfo
-	soon, tick := time.NewTimer(0), time.NewTicker(rescan)
+	soon, tick := time.NewTimer(0), time.NewTimer(gather.Whole(time.Now(), rescan))
 	defer soon.Stop()
 	defer tick.Stop()
 	for {
@@ -128,6 +129,7 @@ func (w *Watcher) loop(ctx context.Context, fs *fsnotify.Watcher, lines <-chan [
 		case <-soon.C:
 			w.scan(fn)
 		case <-tick.C:
+			tick.Reset(gather.Whole(time.Now(), rescan))
 			watched = w.rewatch(fs, watched)
 			w.scan(fn)
 			w.doubt()
